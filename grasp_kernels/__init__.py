@@ -1,0 +1,27 @@
+"""Fused kernels for GRASP, lifted planning through world models (arXiv 2602.00475).
+
+Public names only; see `grasp_kernels.functional` for the calls and `grasp_kernels.ops` for the ops.
+"""
+
+from grasp_kernels import reference
+from grasp_kernels.autograd import LiftedLossFunction, scale_state_gradient
+from grasp_kernels.backends import Backend, backends
+from grasp_kernels.functional import action_step_, gaussian_noise, lifted_loss, lifted_step_
+from grasp_kernels.ops import SCHEMAS
+from grasp_kernels.reference import LiftedLoss
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SCHEMAS",
+    "Backend",
+    "LiftedLoss",
+    "LiftedLossFunction",
+    "action_step_",
+    "backends",
+    "gaussian_noise",
+    "lifted_loss",
+    "lifted_step_",
+    "reference",
+    "scale_state_gradient",
+]

@@ -1,0 +1,227 @@
+"""The checks behind the public calls: every error names the argument, what came and what is accepted.
+
+No check reads a value off the device, so none of them makes the host wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grasp_kernels.reference import compute_dtype
+
+NOISES = ("white", "bridge", "none")
+OPTIMIZERS = ("adam", "sgd")
+TERMINALS = ("fixed", "free")
+DTYPES = (torch.float32, torch.bfloat16, torch.float64, torch.float16)
+MAX_MODES = 64
+
+Scalar = float | Tensor
+"""A number for all plans, or a floating tensor `(N,)` with one per plan."""
+
+
+def shape_of(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)
+
+
+def check_tensor(name: str, value: Any, shape: tuple[int | None, ...], meaning: str) -> None:
+    """`value` is a strided tensor of this shape; None stands for any size."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor {meaning}, got {type(value).__name__}")
+    fits = value.dim() == len(shape) and all(
+        want is None or size == want for size, want in zip(value.shape, shape, strict=True)
+    )
+    if not fits:
+        wanted = tuple("any" if want is None else want for want in shape)
+        raise ValueError(f"{name} must have shape {meaning} = {wanted}, got {shape_of(value)}")
+    if value.layout != torch.strided:
+        raise ValueError(f"{name} must be a dense tensor, got layout {value.layout}")
+
+
+def check_like(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    if value.dtype != other.dtype:
+        raise TypeError(
+            f"{name} must have the dtype of {other_name}, {other.dtype}, got {value.dtype}"
+        )
+    if value.device != other.device:
+        raise ValueError(
+            f"{name} must be on the device of {other_name}, {other.device}, got {value.device}"
+        )
+
+
+def check_writable(name: str, value: Tensor) -> None:
+    """No two elements of `value` share memory, so that an in-place step is well defined."""
+    reach = 1
+    for stride, size in sorted(
+        (s, n) for s, n in zip(value.stride(), value.shape, strict=True) if n > 1
+    ):
+        if stride < reach:
+            raise ValueError(
+                f"{name} is written in place, but its elements overlap in memory "
+                f"(shape {shape_of(value)}, strides {value.stride()}); pass {name}.clone()"
+            )
+        reach += stride * (size - 1)
+    if torch.is_grad_enabled() and value.requires_grad and not value.is_leaf:
+        raise ValueError(
+            f"{name} is written in place but is part of an autograd graph; detach it first"
+        )
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_int(name: str, value: int, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be from {low} to {high}, got {value}")
+
+
+def signed_seed(seed: int) -> int:
+    """The bits of a uint64 seed as the int64 that a schema can carry."""
+    check_int("seed", seed, 0, 2**64 - 1)
+    return seed - 2**64 if seed >= 2**63 else seed
+
+
+def check_states(trajectory: Tensor, prediction: Tensor, goal: Tensor) -> None:
+    check_tensor("prediction", prediction, (None, None, None), "(N, T, D)")
+    plans, steps, features = prediction.shape
+    check_tensor("trajectory", trajectory, (plans, steps + 1, features), "(N, T + 1, D)")
+    check_tensor("goal", goal, (plans, features), "(N, D)")
+    if prediction.dtype not in DTYPES:
+        raise TypeError(f"prediction must be one of {DTYPES}, got {prediction.dtype}")
+    check_like("trajectory", trajectory, "prediction", prediction)
+    check_like("goal", goal, "prediction", prediction)
+
+
+def weight_vector(
+    name: str, value: Tensor | None, size: int, meaning: str, like: Tensor
+) -> Tensor | None:
+    """An optional weight vector, in the compute dtype and dense."""
+    if value is None:
+        return None
+    check_tensor(name, value, (size,), meaning)
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must be floating, got {value.dtype}")
+    if value.device != like.device:
+        raise ValueError(f"{name} must be on {like.device}, got {value.device}")
+    if value.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{name} is not differentiated; pass {name}.detach()")
+    return value.to(compute_dtype(like.dtype)).contiguous()
+
+
+def check_per_plan(name: str, value: Scalar, plans: int) -> None:
+    if isinstance(value, Tensor):
+        if value.shape not in ((), (plans,)) or not value.is_floating_point():
+            raise ValueError(
+                f"{name} must be a number or a floating tensor (N,) = ({plans},), "
+                f"got {value.dtype} {shape_of(value)}"
+            )
+    elif isinstance(value, (bool, str)) or not isinstance(
+        value, (int, float, torch.SymFloat, torch.SymInt)
+    ):
+        raise TypeError(f"{name} must be a number or a tensor (N,), got {type(value).__name__}")
+
+
+def per_plan_columns(values: dict[str, Scalar], like: Tensor) -> Tensor:
+    """Per-plan numbers side by side, `(N, len(values))`, in the compute dtype."""
+    plans, dtype = like.shape[0], compute_dtype(like.dtype)
+    for name, value in values.items():
+        check_per_plan(name, value, plans)
+    if like.device.type == "cpu" and not any(isinstance(v, Tensor) for v in values.values()):
+        row = torch.tensor([float(v) for v in values.values()], dtype=dtype)
+        return row.expand(plans, len(values))
+    # torch.full launches a fill; torch.tensor(..., device="cuda") would wait for the device.
+    columns = [
+        v.to(like.device, dtype)
+        if isinstance(v, Tensor)
+        else torch.full((), v, dtype=dtype, device=like.device)
+        for v in values.values()
+    ]
+    return torch.stack([column.expand(plans) for column in columns], dim=-1)
+
+
+def plan_id_tensor(plan_ids: Tensor | None, plans: int, device: torch.device) -> Tensor:
+    if plan_ids is None:
+        return torch.arange(plans, device=device)
+    check_tensor("plan_ids", plan_ids, (plans,), "(N,)")
+    if plan_ids.dtype != torch.int64:
+        raise TypeError(f"plan_ids must be int64, got {plan_ids.dtype}")
+    if plan_ids.device != device:
+        raise ValueError(f"plan_ids must be on {device}, got {plan_ids.device}")
+    return plan_ids
+
+
+def check_noise(
+    noise: str, modes: int, iteration: int, first_step: int, steps: int, features: int
+) -> None:
+    check_choice("noise", noise, NOISES)
+    check_int("modes", modes, 1, MAX_MODES)
+    check_int("iteration", iteration, 0, 2**32 - 1)
+    check_int("first_step", first_step, 0, 2**32 - 1)
+    if (first_step + steps + 1) * -(-features // 4) > 2**32:
+        raise ValueError(
+            "steps x features is beyond the 2**32 noise groups of one plan and iteration: "
+            f"got {first_step + steps} x {features}"
+        )
+
+
+def horizon_or_end(horizon: int | None, first_step: int, steps: int) -> int:
+    if horizon is None:
+        return first_step + steps
+    check_int("horizon", horizon, 0, 2**32 - 1)
+    if horizon < first_step + steps:
+        raise ValueError(
+            f"horizon must be at least first_step + T = {first_step + steps}, got {horizon}"
+        )
+    return horizon
+
+
+def check_moments(state: dict[str, Any], actions: Tensor) -> None:
+    for name in ("first_moment", "second_moment"):
+        moment = state.get(name)
+        if (
+            not isinstance(moment, Tensor)
+            or moment.shape != actions.shape
+            or moment.device != actions.device
+        ):
+            raise ValueError(
+                f"state[{name!r}] does not belong to actions {shape_of(actions)} on {actions.device}; "
+                "start a new plan with an empty dict"
+            )
+
+
+def box_bounds(
+    low: Scalar | None, high: Scalar | None, actions: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """Bounds as `(A,)` tensors in the dtype of `actions`, rounded to the inside of the box."""
+    if isinstance(low, (int, float)) and isinstance(high, (int, float)) and low > high:
+        raise ValueError(f"low must not be above high, got low = {low}, high = {high}")
+    bounds: list[Tensor | None] = []
+    for name, value, inward in (("low", low, torch.inf), ("high", high, -torch.inf)):
+        if value is None:
+            bounds.append(None)
+            continue
+        if isinstance(value, Tensor):
+            if value.dtype == actions.dtype and value.shape == actions.shape[-1:]:
+                bounds.append(value.to(actions.device).contiguous())
+                continue
+            if value.shape not in ((), actions.shape[-1:]):
+                raise ValueError(
+                    f"{name} must be a number or (A,) = {shape_of(actions)[-1:]}, got {shape_of(value)}"
+                )
+            exact = value.to(actions.device)
+        else:
+            exact = torch.full((), value, dtype=torch.float64, device=actions.device)
+        stored = exact.to(actions.dtype)
+        outside = (
+            stored.to(exact.dtype) < exact if name == "low" else stored.to(exact.dtype) > exact
+        )
+        inside = torch.nextafter(stored, torch.full_like(stored, inward))
+        bounds.append(torch.where(outside, inside, stored).expand(actions.shape[-1]).contiguous())
+    return bounds[0], bounds[1]
