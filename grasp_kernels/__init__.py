@@ -5,7 +5,7 @@ Public names only; see `grasp_kernels.functional` for the calls and `grasp_kerne
 
 from grasp_kernels import reference
 from grasp_kernels.autograd import LiftedLossFunction, scale_state_gradient
-from grasp_kernels.backends import Backend, backends
+from grasp_kernels.backends import Backend, backend_for, backends
 from grasp_kernels.functional import action_step_, gaussian_noise, lifted_loss, lifted_step_
 from grasp_kernels.ops import SCHEMAS
 from grasp_kernels.reference import LiftedLoss
@@ -18,6 +18,7 @@ __all__ = [
     "LiftedLoss",
     "LiftedLossFunction",
     "action_step_",
+    "backend_for",
     "backends",
     "gaussian_noise",
     "lifted_loss",

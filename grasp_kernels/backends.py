@@ -10,6 +10,9 @@ import torch
 from grasp_kernels import native
 
 
+FUSED_DTYPES = (torch.float32, torch.bfloat16)
+
+
 @dataclass(frozen=True)
 class Backend:
     """True when the backend can run here; `reason` says how, or why not."""
@@ -32,6 +35,27 @@ def backends() -> dict[str, Backend]:
         "triton": _triton(),
         "reference": Backend(True, "plain torch, any float dtype, any device"),
     }
+
+
+def choose(device: torch.device, dtype: torch.dtype) -> str:
+    """The backend that runs the ops for tensors of this device and dtype."""
+    if dtype in FUSED_DTYPES:
+        if device.type == "cpu" and native.status()[0]:
+            return "native"
+        if device.type == "cuda" and importlib.util.find_spec("triton") is not None:
+            return "triton"
+    return "reference"
+
+
+def backend_for(device: torch.device, dtype: torch.dtype) -> str:
+    """The same, with the reason: what a report should print."""
+    name = choose(device, dtype)
+    if name != "reference":
+        return f"{name} ({backends()[name].reason})"
+    if dtype not in FUSED_DTYPES:
+        return f"reference ({dtype} is for the specification; float32 and bfloat16 are fused)"
+    missing = "native" if device.type == "cpu" else "triton"
+    return f"reference ({missing} {backends()[missing]})"
 
 
 def _triton() -> Backend:

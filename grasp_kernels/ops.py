@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from grasp_kernels import native, reference
+from grasp_kernels.backends import choose
 
 NAMESPACE = "grasp_kernels"
 
@@ -209,18 +210,16 @@ REFERENCE: dict[str, Callable[..., Any]] = {
 
 # ------------------------------------------------------------------------------------------ dispatch
 
-FUSED_DTYPES = (torch.float32, torch.bfloat16)
-
 
 def _backend(name: str, device: torch.device, dtype: torch.dtype) -> Callable[..., Any]:
     """The function that runs op `name` for tensors of this device and dtype."""
-    if dtype in FUSED_DTYPES:
-        if device.type == "cpu" and native.status().available:
-            return getattr(native, name)
-        if device.type == "cuda":
-            from grasp_kernels import triton  # imports the compiler, so only when a GPU asks
+    backend = choose(device, dtype)
+    if backend == "native":
+        return getattr(native, name)
+    if backend == "triton":
+        from grasp_kernels import triton  # imports the compiler, so only when a GPU asks
 
-            return getattr(triton, name)
+        return getattr(triton, name)
     return REFERENCE[name]
 
 

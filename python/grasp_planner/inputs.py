@@ -1,0 +1,216 @@
+"""What a planner is asked, checked once before the loop; every error names the argument."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grasp_kernels.checks import box_bounds
+from grasp_planner.config import GraspConfig
+from grasp_planner.world_model import WorldModel, module_of
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float64, torch.float16)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """B problems as N = B R plans, in scaled states, all tensors on one device.
+
+    `start`, `goal` `(N, D)`; `actions` `(N, T, A)`; `plan_ids` `(N,)`; `problem_ids` `(B,)`; weights `(D,)` in
+    the compute dtype; bounds `(A,)`; `state_scale` `(D,)` or None; `units` the scale as a factor.
+    """
+
+    start: Tensor
+    goal: Tensor
+    actions: Tensor
+    warm: bool
+    problem_ids: Tensor
+    plan_ids: Tensor
+    state_scale: Tensor | None
+    units: Tensor
+    feature_weight: Tensor | None
+    goal_feature_weight: Tensor | None
+    action_low: Tensor | None
+    action_high: Tensor | None
+
+    @property
+    def plans(self) -> int:
+        return self.start.shape[0]
+
+    @property
+    def state_features(self) -> int:
+        return self.start.shape[1]
+
+    @property
+    def action_features(self) -> int:
+        return self.actions.shape[2]
+
+
+def check_problem(
+    world_model: WorldModel,
+    config: GraspConfig,
+    start: Any,
+    goal: Any,
+    actions: Any,
+    plan_ids: Any,
+) -> Problem:
+    """The problem in the planner's own units, or an error that names what is wrong."""
+    start, goal = _state("start", start), _state("goal", goal)
+    if goal.shape != start.shape:
+        raise ValueError(
+            f"goal must have the shape of start, {tuple(start.shape)}, got {tuple(goal.shape)}"
+        )
+    for name, tensor in (("goal", goal), ("actions", actions), ("plan_ids", plan_ids)):
+        if isinstance(tensor, Tensor) and tensor.device != start.device:
+            raise ValueError(
+                f"{name} must be on the device of start, {start.device}, got {tensor.device}"
+            )
+    if goal.dtype != start.dtype:
+        raise TypeError(f"goal must have the dtype of start, {start.dtype}, got {goal.dtype}")
+    _check_parameters(world_model, start)
+    problems, features = start.shape
+    repeats, steps = config.candidates, config.horizon
+
+    width = _action_features(world_model, config, actions)
+    if actions is None:
+        warm = start.new_zeros(problems, steps, width)
+    else:
+        warm = _warm_start(actions, (problems, steps, width), start)
+    low, high = _bounds(config, width, start)
+
+    ids = _problem_ids(plan_ids, problems, repeats, start.device)
+    candidate = torch.arange(repeats, device=start.device)
+    scale = _vector("state_scale", config.state_scale, features, start, start.dtype)
+    units = start.new_ones(features) if scale is None else scale
+    compute = torch.float64 if start.dtype == torch.float64 else torch.float32
+    weight = _vector("feature_weight", config.feature_weight, features, start, compute)
+    goal_weight = _vector(
+        "goal_feature_weight", config.goal_feature_weight, features, start, compute
+    )
+    return Problem(
+        start=(start / units).repeat_interleave(repeats, 0),
+        goal=(goal / units).repeat_interleave(repeats, 0),
+        actions=warm.repeat_interleave(repeats, 0),
+        warm=actions is not None,
+        problem_ids=ids,
+        plan_ids=(ids[:, None] * repeats + candidate).flatten(),
+        state_scale=scale,
+        units=units,
+        feature_weight=weight,
+        goal_feature_weight=weight if goal_weight is None else goal_weight,
+        action_low=low,
+        action_high=high,
+    )
+
+
+def _state(name: str, value: Any) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor (B, D), got {type(value).__name__}")
+    if value.dim() == 1:
+        value = value[None]
+    if value.dim() != 2 or value.shape[1] == 0:
+        raise ValueError(f"{name} must have shape (B, D) or (D,), D >= 1, got {tuple(value.shape)}")
+    if value.dtype not in DTYPES:
+        raise TypeError(f"{name} must be floating ({DTYPES}), got {value.dtype}")
+    _check_finite(name, value)
+    return value.detach().clone()
+
+
+def _check_finite(name: str, value: Tensor) -> None:
+    bad = (~torch.isfinite(value)).flatten(1).any(1).nonzero().flatten().tolist()
+    if bad:
+        raise ValueError(
+            f"{name} must be finite, got NaN or infinity in row {bad[0]} ({len(bad)} rows)"
+        )
+
+
+def _check_parameters(world_model: WorldModel, start: Tensor) -> None:
+    """A module on another device would fail deep inside itself; say it here."""
+    module = module_of(world_model)
+    parameter = None if module is None else next(module.parameters(), None)
+    if parameter is not None and parameter.device != start.device:
+        raise ValueError(
+            f"start must be on the device of the world model, {parameter.device}, got {start.device}"
+        )
+
+
+def _action_features(world_model: WorldModel, config: GraspConfig, actions: Any) -> int:
+    """A, from whatever tells it; all that tell must agree."""
+    told: dict[str, int] = {}
+    if isinstance(actions, Tensor) and actions.dim() == 3:
+        told["actions"] = actions.shape[2]
+    if config.action_features is not None:
+        told["config.action_features"] = config.action_features
+    attribute = getattr(world_model, "action_features", None)
+    if isinstance(attribute, int):
+        told["world_model.action_features"] = attribute
+    for name in ("action_low", "action_high"):
+        bound = getattr(config, name)
+        if isinstance(bound, tuple) and len(bound) > 1:
+            told[f"config.{name}"] = len(bound)
+    if not told:
+        raise ValueError(
+            "action_features is not known: set config.action_features, give the world model an attribute "
+            "of that name, or pass warm-start actions (B, T, A)"
+        )
+    if len(set(told.values())) > 1:
+        raise ValueError(f"action_features must agree, got {told}")
+    return next(iter(told.values()))
+
+
+def _warm_start(actions: Any, shape: tuple[int, int, int], start: Tensor) -> Tensor:
+    if not isinstance(actions, Tensor):
+        raise TypeError(f"actions must be a tensor (B, T, A), got {type(actions).__name__}")
+    if tuple(actions.shape) != shape:
+        raise ValueError(f"actions must have shape (B, T, A) = {shape}, got {tuple(actions.shape)}")
+    if actions.dtype != start.dtype:
+        raise TypeError(f"actions must have the dtype of start, {start.dtype}, got {actions.dtype}")
+    _check_finite("actions", actions)
+    return actions.detach().clone()
+
+
+def _bounds(config: GraspConfig, width: int, like: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def exact(bound: Any) -> Tensor | None:
+        if bound is None:
+            return None
+        values = torch.tensor(bound, dtype=torch.float64)
+        return values.expand(width) if values.numel() == 1 else values
+
+    rows = like.new_empty(1, 1, width)
+    low, high = box_bounds(exact(config.action_low), exact(config.action_high), rows)
+    if low is not None and high is not None and bool((low > high).any()):
+        raise ValueError(
+            f"action_low and action_high leave no number that {like.dtype} can hold between them: "
+            f"{config.action_low} to {config.action_high}"
+        )
+    return low, high
+
+
+def _problem_ids(plan_ids: Any, problems: int, repeats: int, device: torch.device) -> Tensor:
+    if plan_ids is None:
+        return torch.arange(problems, device=device)
+    if not isinstance(plan_ids, Tensor) or plan_ids.dtype != torch.int64:
+        raise TypeError(
+            f"plan_ids must be an int64 tensor (B,), got {getattr(plan_ids, 'dtype', plan_ids)}"
+        )
+    if tuple(plan_ids.shape) != (problems,):
+        raise ValueError(
+            f"plan_ids must have shape (B,) = ({problems},), got {tuple(plan_ids.shape)}"
+        )
+    most = (2**63 - 1) // repeats
+    if problems and (int(plan_ids.min()) < 0 or int(plan_ids.max()) >= most):
+        raise ValueError(f"plan_ids must be from 0 to {most - 1} with {repeats} candidates")
+    return plan_ids
+
+
+def _vector(
+    name: str, values: tuple[float, ...] | None, size: int, like: Tensor, dtype: torch.dtype
+) -> Tensor | None:
+    if values is None:
+        return None
+    if len(values) != size:
+        raise ValueError(f"config.{name} must have D = {size} numbers, got {len(values)}")
+    return torch.tensor(values, dtype=dtype, device=like.device)

@@ -1,0 +1,387 @@
+"""GraspPlanner: plan through a world model by lifting the trajectory (arXiv 2602.00475; docs in METHOD).
+
+Symbols: B problems, R candidates each, N = B R plans, T steps, D state features, A action features.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import grasp_kernels
+from grasp_kernels import (
+    action_step_,
+    gaussian_noise,
+    lifted_loss,
+    lifted_step_,
+    scale_state_gradient,
+)
+from grasp_planner.config import GraspConfig
+from grasp_planner.inputs import Problem, check_problem
+from grasp_planner.plan import NonFiniteWarning, Plan
+from grasp_planner.schedules import Schedule
+from grasp_planner.world_model import CheckedModel, WorldModel, frozen
+
+INITIALISATION = 0  # the iteration whose noise belongs to the initial trajectory
+INITIAL_ACTIONS = 2**32 - 1  # and the one whose noise belongs to the initial actions
+
+
+class GraspPlanner:
+    """Plans from start to goal through any differentiable world model.
+
+        planner = GraspPlanner(world_model, GraspConfig(horizon=50, action_low=-1.0, action_high=1.0))
+        plan = planner.plan(start, goal)          # start, goal (B, D) -> plan.actions (B, T, A)
+
+    Args:
+        world_model: `F(state (rows, D), action (rows, A)) -> next state (rows, D)`; see `WorldModel`.
+        config: how to plan.
+    """
+
+    def __init__(self, world_model: WorldModel, config: GraspConfig | None = None) -> None:
+        if not callable(world_model):
+            raise TypeError(f"world_model must be callable, got {type(world_model).__name__}")
+        self.world_model = world_model
+        self.config = GraspConfig() if config is None else config
+
+    def plan(
+        self,
+        start: Tensor,
+        goal: Tensor,
+        *,
+        actions: Tensor | None = None,
+        plan_ids: Tensor | None = None,
+        snapshots: Collection[int] = (),
+    ) -> Plan:
+        """The best plan found for each of B problems.
+
+        Args:
+            start, goal: `(B, D)` (or `(D,)` for one problem), finite, same dtype and device.
+            actions: `(B, T, A)` warm start. The plan returned is never worse than it.
+            plan_ids: `(B,)` int64, 0 <= id < 2**63 / R: the name of each problem for its noise; None is
+                0 ... B - 1. The same id gives the same plan alone, in a batch, or in chunks.
+            snapshots: iterations (0 is the initialisation) whose virtual states are kept.
+
+        Raises:
+            TypeError, ValueError: an argument or the world model's answer is wrong; it is named.
+        """
+        with torch.inference_mode(False), frozen(self.world_model):
+            problem = check_problem(self.world_model, self.config, start, goal, actions, plan_ids)
+            with torch.no_grad():
+                search = _Search(self.world_model, self.config, problem)
+                search.run(frozenset(snapshots))
+                return search.result()
+
+
+class _Search:
+    """The variables of one call of `plan`, and the loop that moves them."""
+
+    def __init__(self, world_model: WorldModel, config: GraspConfig, problem: Problem) -> None:
+        self.config = config
+        self.problem = problem
+        self.model = CheckedModel(world_model, problem.state_scale)
+        self.schedule = schedule_table(config, problem.start)
+        self.trajectory, self.actions = initialise(self.model, config, problem)
+        self.action_memory: dict[str, Any] = {}
+        self.state_memory: dict[str, Any] = {}
+        # 1 while a plan moves, 0 once its rollout is good enough; on the device, never read back.
+        self.active = self.schedule.new_ones(problem.plans)
+        self.step_loss = self.schedule.new_zeros(problem.plans, config.horizon)
+        self.loss_history = self.schedule.new_zeros(config.iterations, problem.plans)
+        self.best_cost = self.schedule.new_full((problem.plans,), torch.inf)
+        self.best_actions = self.actions.clone()
+        self.best_states = self.trajectory.clone()
+        self.snapshots: dict[int, Tensor] = {}
+
+    # -------------------------------------------------------------------------------- the loop
+
+    def run(self, snapshots: frozenset[int]) -> None:
+        config = self.config
+        fused = config.state_optimizer == "sgd" and config.state_gradient_scale == 0.0
+        self.judge()
+        self.snapshot(0, snapshots)
+        for k in range(1, config.iterations + 1):
+            gradient = self.fused_pass(k) if fused else self.autograd_pass(k)
+            self.loss_history[k - 1] = self.step_loss.sum(-1)
+            action_step_(
+                self.actions,
+                gradient,
+                self.action_memory,
+                lr=config.action_lr * self.active,
+                low=self.problem.action_low,
+                high=self.problem.action_high,
+                optimizer=config.action_optimizer,
+            )
+            if config.sync_every and k % config.sync_every == 0 and k < config.iterations:
+                self.sync(config.sync_steps)
+            self.snapshot(k, snapshots)
+        self.sync(config.final_sync_steps)
+
+    def fused_pass(self, k: int) -> Tensor:
+        """States step, gradient of the actions returned; nothing but the model and the fused kernel."""
+        config, problem = self.config, self.problem
+        goal_weight, noise_scale = self.schedule[k - 1]
+        gradient = torch.empty_like(self.actions)
+        for plans, first, last in self.blocks():
+            block = self.trajectory[plans, first : last + 1]
+            states = block[:, :-1].reshape(-1, problem.state_features)
+            with torch.enable_grad():
+                actions = self.action_rows(plans, first, last)
+                prediction = self.model(states, actions)
+            active = self.active[plans]
+            loss, cotangent = lifted_step_(
+                block,
+                prediction.view_as(block[:, 1:]),
+                problem.goal[plans],
+                state_lr=config.state_lr * active,
+                goal_weight=goal_weight,
+                noise_scale=noise_scale * active,
+                seed=config.seed,
+                iteration=k,
+                plan_ids=problem.plan_ids[plans],
+                noise=config.noise,
+                modes=config.noise_modes,
+                feature_weight=problem.feature_weight,
+                terminal=config.terminal,
+                first_step=first,
+                horizon=config.horizon,
+                per_step=True,
+            )
+            self.step_loss[plans, first:last] = loss.total
+            action_gradient = self.model.action_gradient(
+                prediction, actions, cotangent.flatten(0, 1)
+            )
+            gradient[plans, first:last] = action_gradient.view(*cotangent.shape[:2], -1)
+        return gradient
+
+    def autograd_pass(self, k: int) -> Tensor:
+        """The same by ordinary autograd, for state gradients through the model or Adam on the states."""
+        config, problem = self.config, self.problem
+        goal_weight, noise_scale = self.schedule[k - 1]
+        gradient = torch.empty_like(self.actions)
+        state_gradient = torch.zeros_like(self.trajectory)
+        for plans, first, last in self.blocks():
+            with torch.enable_grad():
+                block = self.trajectory[plans, first : last + 1].detach().requires_grad_()
+                actions = self.action_rows(plans, first, last)
+                states = scale_state_gradient(block[:, :-1], config.state_gradient_scale)
+                prediction = self.model(states.reshape(-1, problem.state_features), actions)
+                loss = lifted_loss(
+                    prediction.view_as(block[:, 1:]),
+                    block,
+                    problem.goal[plans],
+                    goal_weight=goal_weight,
+                    feature_weight=problem.feature_weight,
+                    per_step=True,
+                )
+                action_gradient, block_gradient = torch.autograd.grad(
+                    loss.total.sum(), (actions, block)
+                )
+            self.step_loss[plans, first:last] = loss.total.detach()
+            gradient[plans, first:last] = action_gradient.view_as(gradient[plans, first:last])
+            state_gradient[plans, first : last + 1] += block_gradient
+        end = config.horizon + (config.terminal == "free")
+        action_step_(
+            self.trajectory[:, 1:end],
+            state_gradient[:, 1:end].contiguous(),
+            self.state_memory,
+            lr=config.state_lr * self.active,
+            optimizer=config.state_optimizer,
+        )
+        xi = self.noise(iteration=k, first_step=1, steps=end - 1)
+        self.trajectory[:, 1:end] += (noise_scale * self.active)[:, None, None].to(xi.dtype) * xi
+        return gradient
+
+    def blocks(self) -> Iterator[tuple[slice, int, int]]:
+        """(plans, first, last): blocks of plans and of time steps, at most `max_rows` rows each.
+
+        Time runs backwards. A block moves the states *after* its inputs, so every later block still
+        finds its own rows as they were, and the result is that of a single block.
+        """
+        plans, steps = self.problem.plans, self.config.horizon
+        rows = self.config.max_rows or max(plans * steps, 1)
+        plan_block, time_block = max(1, rows // steps), min(rows, steps)
+        for n in range(0, plans, plan_block):
+            for last in range(steps, 0, -time_block):
+                yield slice(n, n + plan_block), max(last - time_block, 0), last
+
+    def action_rows(self, plans: slice, first: int, last: int) -> Tensor:
+        """The actions of a block as rows `(N T, A)`, a leaf of the graph to come."""
+        rows = self.actions[plans, first:last].reshape(-1, self.problem.action_features)
+        return rows.detach().requires_grad_()
+
+    # ------------------------------------------------------------------------------ true rollouts
+
+    def sync(self, steps: int) -> None:
+        """`steps` gradient steps on the actions through the true rollout; then states follow it."""
+        config, memory = self.config, dict[str, Any]()
+        for _ in range(steps):
+            action_step_(
+                self.actions,
+                self.judge(with_gradient=True),
+                memory,
+                lr=config.sync_lr * self.active,
+                low=self.problem.action_low,
+                high=self.problem.action_high,
+                optimizer=config.sync_optimizer,
+            )
+        self.judge(follow=True)
+
+    def judge(self, with_gradient: bool = False, follow: bool = False) -> Tensor:
+        """Roll the actions out, keep what is better than the best so far; the cost's gradient.
+
+        `follow` blends the virtual states with the rollout.
+        """
+        config, problem = self.config, self.problem
+        gradient = torch.empty_like(self.actions) if with_gradient else self.actions
+        rows = config.max_rows or max(problem.plans, 1)
+        for n in range(0, problem.plans, rows):
+            plans = slice(n, n + rows)
+            with torch.set_grad_enabled(with_gradient):
+                actions = self.actions[plans].detach().requires_grad_(with_gradient)
+                states = self.model.rollout(problem.start[plans], actions, config.max_rows)
+                cost = rollout_cost(states, problem.goal[plans], problem.goal_feature_weight)
+                if with_gradient:
+                    (gradient[plans],) = torch.autograd.grad(cost.sum(), actions)
+            states, cost = states.detach(), cost.detach()
+            better = cost < self.best_cost[plans]  # False for NaN
+            self.best_cost[plans] = torch.where(better, cost, self.best_cost[plans])
+            better = better[:, None, None]
+            self.best_actions[plans] = torch.where(
+                better, actions.detach(), self.best_actions[plans]
+            )
+            self.best_states[plans] = torch.where(better, states, self.best_states[plans])
+            if follow:
+                inner = self.trajectory[plans, 1 : config.horizon + (config.terminal == "free")]
+                inner.lerp_(states[:, 1 : inner.shape[1] + 1], config.sync_blend)
+        if config.stop_cost is not None:
+            self.active = (self.best_cost > config.stop_cost).to(self.active.dtype)
+        return gradient
+
+    # ------------------------------------------------------------------------------------ the rest
+
+    def noise(self, *, iteration: int, first_step: int, steps: int) -> Tensor:
+        config, problem = self.config, self.problem
+        return state_noise(config, problem, iteration=iteration, first_step=first_step, steps=steps)
+
+    def snapshot(self, k: int, wanted: frozenset[int]) -> None:
+        if k in wanted:
+            states = self.trajectory * self.problem.units
+            self.snapshots[k] = states.unflatten(0, (-1, self.config.candidates))
+
+    def result(self) -> Plan:
+        config, problem = self.config, self.problem
+        shape = (problem.plans // config.candidates, config.candidates)
+        cost = self.best_cost.view(shape)
+        best = cost.argmin(-1)
+        rows = torch.arange(shape[0], device=best.device) * config.candidates + best
+        finite = torch.isfinite(cost)
+        history = self.loss_history.unflatten(-1, shape)
+        sound = (
+            finite
+            & torch.isfinite(history).all(0)
+            & torch.isfinite(self.actions).flatten(1).all(1).view(shape)
+        )
+        if not bool(sound.all()):
+            warn_non_finite(sound, problem.problem_ids)
+        return Plan(
+            actions=self.best_actions[rows],
+            states=self.best_states[rows] * problem.units,
+            cost=cost.gather(1, best[:, None])[:, 0],
+            candidate_cost=cost,
+            loss_history=history,
+            iterations=config.iterations,
+            finite=finite.any(-1),
+            backend=grasp_kernels.backend_for(problem.start.device, problem.start.dtype),
+            snapshots=self.snapshots,
+        )
+
+
+def rollout_cost(states: Tensor, goal: Tensor, weight: Tensor | None) -> Tensor:
+    """`sum_d weight_d (s_T - g)_d^2`, `(N,)`, in the compute dtype."""
+    dtype = torch.float64 if states.dtype == torch.float64 else torch.float32
+    error = (states[:, -1].to(dtype) - goal.to(dtype)) ** 2
+    return (error if weight is None else error * weight).sum(-1)
+
+
+def schedule_table(config: GraspConfig, like: Tensor) -> Tensor:
+    """`(K, 2)` on the device: goal weight and noise scale of every iteration."""
+    assert isinstance(config.goal_weight, Schedule)
+    assert isinstance(config.noise_scale, Schedule)
+    count = config.iterations
+    rows = [
+        (config.goal_weight(k, count), config.noise_scale(k, count)) for k in range(1, count + 1)
+    ]
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    return torch.tensor(rows, dtype=dtype).reshape(-1, 2).to(like.device)
+
+
+def state_noise(
+    config: GraspConfig, problem: Problem, *, iteration: int, first_step: int, steps: int
+) -> Tensor:
+    """The noise `(N, steps, D)` of rows `first_step ...` of the trajectory."""
+    return gaussian_noise(
+        problem.plans,
+        steps,
+        problem.state_features,
+        seed=config.seed,
+        iteration=iteration,
+        plan_ids=problem.plan_ids,
+        noise=config.noise,
+        modes=config.noise_modes,
+        first_step=first_step,
+        horizon=config.horizon,
+        dtype=problem.start.dtype,
+    )
+
+
+def initialise(model: CheckedModel, config: GraspConfig, problem: Problem) -> tuple[Tensor, Tensor]:
+    """The first trajectory `(N, T + 1, D)` and actions `(N, T, A)`."""
+    steps = config.horizon
+    actions = problem.actions.clone()
+    if config.initial_actions_scale:
+        xi = gaussian_noise(
+            problem.plans,
+            steps,
+            problem.action_features,
+            seed=config.seed,
+            iteration=INITIAL_ACTIONS,
+            plan_ids=problem.plan_ids,
+            noise=config.noise,
+            modes=config.noise_modes,
+            dtype=actions.dtype,
+        )
+        # The first candidate of each problem keeps the actions as given, so a warm start is never lost.
+        first = torch.arange(problem.plans, device=xi.device) % config.candidates == 0
+        actions += torch.where(first[:, None, None], 0.0, config.initial_actions_scale * xi)
+    if problem.action_low is not None:
+        actions = actions.maximum(problem.action_low)
+    if problem.action_high is not None:
+        actions = actions.minimum(problem.action_high)
+    if config.initialization == "rollout" or problem.warm:
+        trajectory = model.rollout(problem.start, actions)
+    else:
+        progress = torch.linspace(0, 1, steps + 1, dtype=actions.dtype, device=actions.device)
+        trajectory = torch.lerp(problem.start[:, None], problem.goal[:, None], progress[:, None])
+    if config.initial_noise_scale and config.noise != "none":
+        xi = state_noise(config, problem, iteration=INITIALISATION, first_step=1, steps=steps - 1)
+        trajectory[:, 1:-1] += config.initial_noise_scale * xi
+    if config.terminal == "fixed":
+        trajectory[:, -1] = problem.goal
+    return trajectory.contiguous(), actions
+
+
+def warn_non_finite(sound: Tensor, problem_ids: Tensor) -> None:
+    """Name every plan that met a NaN or an infinity."""
+    broken = (~sound).nonzero().tolist()
+    names = ", ".join(f"plan_id {int(problem_ids[b])} candidate {r}" for b, r in broken[:10])
+    more = f" and {len(broken) - 10} more" if len(broken) > 10 else ""
+    warnings.warn(
+        f"non-finite numbers in {len(broken)} of {sound.numel()} candidates: {names}{more}. "
+        "Their best finite rollout, if any, is kept; all other plans are unaffected.",
+        NonFiniteWarning,
+        stacklevel=4,
+    )

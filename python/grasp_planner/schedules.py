@@ -1,0 +1,53 @@
+"""How a coefficient changes over the iterations of a plan."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+KINDS = ("constant", "linear", "cosine")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A value for every iteration k = 1 ... K, from `start` to `end`.
+
+        constant    start
+        linear      start + (end - start) p                          p = (k - 1) / (K - 1)
+        cosine      end + (start - end) (1 + cos(pi p)) / 2
+
+    A schedule is a function of k alone, so a planner can tabulate it on the device before the loop.
+    """
+
+    start: float
+    end: float | None = None
+    kind: str = "constant"
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(
+                f"kind must be one of {', '.join(map(repr, KINDS))}, got {self.kind!r}"
+            )
+        if (self.end is None) != (self.kind == "constant"):
+            raise ValueError(
+                f"end must be given for a {self.kind!r} schedule"
+                if self.end is None
+                else f"end must be None for a constant schedule, got {self.end}"
+            )
+        for name, value in (("start", self.start), ("end", self.end)):
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} must be finite and not negative, got {value}")
+
+    def __call__(self, iteration: int, iterations: int) -> float:
+        """The value at `iteration` (from 1) of `iterations`."""
+        if self.end is None:
+            return self.start
+        progress = (iteration - 1) / max(iterations - 1, 1)
+        if self.kind == "linear":
+            return self.start + (self.end - self.start) * progress
+        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def as_schedule(value: float | Schedule) -> Schedule:
+    """A plain number is a constant schedule."""
+    return value if isinstance(value, Schedule) else Schedule(float(value))
