@@ -1,4 +1,4 @@
-"""GraspPlanner: plan through a world model by lifting the trajectory (arXiv 2602.00475; docs in METHOD).
+"""GraspPlanner: plan through a world model by lifting the trajectory (arXiv 2602.00475).
 
 Symbols: B problems, R candidates each, N = B R plans, T steps, D state features, A action features.
 """
@@ -6,7 +6,7 @@ Symbols: B problems, R candidates each, N = B R plans, T steps, D state features
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -55,6 +55,7 @@ class GraspPlanner:
         actions: Tensor | None = None,
         plan_ids: Tensor | None = None,
         snapshots: Collection[int] = (),
+        progress: Callable[[int], object] | None = None,
     ) -> Plan:
         """The best plan found for each of B problems.
 
@@ -64,6 +65,7 @@ class GraspPlanner:
             plan_ids: `(B,)` int64, 0 <= id < 2**63 / R: the name of each problem for its noise; None is
                 0 ... B - 1. The same id gives the same plan alone, in a batch, or in chunks.
             snapshots: iterations (0 is the initialisation) whose virtual states are kept.
+            progress: called with k after every iteration is issued.
 
         Raises:
             TypeError, ValueError: an argument or the world model's answer is wrong; it is named.
@@ -72,7 +74,7 @@ class GraspPlanner:
             problem = check_problem(self.world_model, self.config, start, goal, actions, plan_ids)
             with torch.no_grad():
                 search = _Search(self.world_model, self.config, problem)
-                search.run(frozenset(snapshots))
+                search.run(frozenset(snapshots), progress)
                 return search.result()
 
 
@@ -98,7 +100,7 @@ class _Search:
 
     # -------------------------------------------------------------------------------- the loop
 
-    def run(self, snapshots: frozenset[int]) -> None:
+    def run(self, snapshots: frozenset[int], progress: Callable[[int], object] | None) -> None:
         config = self.config
         fused = config.state_optimizer == "sgd" and config.state_gradient_scale == 0.0
         self.judge()
@@ -118,6 +120,8 @@ class _Search:
             if config.sync_every and k % config.sync_every == 0 and k < config.iterations:
                 self.sync(config.sync_steps)
             self.snapshot(k, snapshots)
+            if progress is not None:
+                progress(k)
         self.sync(config.final_sync_steps)
 
     def fused_pass(self, k: int) -> Tensor:

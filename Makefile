@@ -1,0 +1,58 @@
+# Everything a new machine needs: `make plan` and `make test` set up and run; nothing comes before them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Idle OpenMP threads sleep: on a busy machine spinning ones ruin two-thread timings.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.DEFAULT_GOAL := help
+.PHONY: help setup plan test test-slow lint format train bench-step aot clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(READY) ## a virtual environment with everything, and the native kernels built
+
+$(READY): requirements.lock pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/cpu/*.cpp csrc/include/grasp/*.h)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	touch $@
+
+plan: setup ## plan PointMaze-UMaze, execute in MuJoCo, draw: out/plan
+	$(BIN)/grasp plan pointmaze-umaze --horizon 50 --problems 30 --seed 0 --out out/plan
+
+test: setup ## style, types and tests
+	$(MAKE) lint
+	$(BIN)/python -m pytest
+
+test-slow: setup ## what takes minutes: full compile matrix
+	$(BIN)/python -m pytest -m slow
+
+lint: setup ## ruff, mypy, clang-format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.cpp csrc/cpu/*.cpp csrc/include/grasp/*.h)
+
+format: setup ## let the formatters write
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(wildcard csrc/*.cpp csrc/cpu/*.cpp csrc/include/grasp/*.h)
+
+train: setup ## retrain the shipped world models into out/train (minutes)
+	$(BIN)/grasp train pointmaze-umaze --out out/train/pointmaze-umaze
+	$(BIN)/grasp train wall-single --out out/train/wall-single
+
+bench-step: setup ## time the fused step against eager, compiled and a copy
+	$(BIN)/python bench/step.py
+
+aot: setup ## compile every Triton kernel for named GPUs, count registers and instructions
+	$(BIN)/python -m grasp_kernels.aot
+
+clean: ## remove what was built and written here
+	rm -rf $(VENV) out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -f grasp_kernels/*.so

@@ -1,0 +1,150 @@
+"""``grasp train``: collect data in a task's environment, train its world model, write a card."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+
+from grasp_planner import tasks
+from grasp_planner.tasks.card import metrics, write_card
+from grasp_planner.tasks.evaluation import evaluate
+from grasp_planner.tasks.requirements import MissingExtraError, require
+from grasp_planner.tasks.training import (
+    CheckpointMismatchError,
+    Recipe,
+    Report,
+    TrainingInterrupted,
+    train,
+)
+from grasp_planner.tasks.weights import save_weights
+
+_INTERRUPTED = 130  # what a shell reports for a process ended by Ctrl-C
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds ``train`` to the subcommands of ``grasp``."""
+    parser = subparsers.add_parser(
+        "train",
+        help="train the world model of a task",
+        description="Collects transitions in the task's environment, trains its world model and "
+        "writes weights, model card and metrics. Interrupted, the same command carries on.",
+    )
+    parser.add_argument("task", choices=tasks.names(), help="which task")
+    parser.add_argument(
+        "--out", type=Path, default=None, metavar="DIR", help="default: runs/train-TASK"
+    )
+    parser.add_argument("--transitions", type=int, default=None, help="default: the recipe's")
+    parser.add_argument("--steps", type=int, default=None, help="optimiser steps in all")
+    parser.add_argument("--seed", type=int, default=0, help="of data and training")
+    parser.add_argument(
+        "--evaluation-episodes", type=int, default=1000, metavar="N", help="for the model card"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains; returns the exit status."""
+    try:
+        return _run(args)
+    except TrainingInterrupted as stop:
+        print(f"{stop}; the same command goes on from here", file=sys.stderr)
+        return _INTERRUPTED
+    except (CheckpointMismatchError, MissingExtraError, ValueError) as error:
+        print(f"grasp train: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(args: argparse.Namespace) -> int:
+    task = tasks.task_class(args.task)
+    recipe: Recipe = replace(task.recipe, seed=args.seed)
+    if args.transitions is not None:
+        recipe = replace(recipe, transitions=args.transitions)
+    if args.steps is not None:
+        recipe = recipe.with_steps(args.steps)
+    folder: Path = args.out if args.out is not None else Path("runs") / f"train-{task.name}"
+    resumed = (folder / "training" / "checkpoint.pt").exists()
+    began = time.monotonic()
+    with _stop_requests() as requested, _progress() as report:
+        model = train(
+            task.name,
+            task.make_environment,
+            recipe,
+            folder / "training",
+            report=report,
+            should_stop=lambda: bool(requested),
+        )
+    seconds = None if resumed else time.monotonic() - began
+    model.eval()
+    errors = evaluate(
+        model,
+        task.make_environment(),
+        groups=task.feature_groups,
+        clearance=task.clearance,
+        near_wall=task.near_wall,
+        episodes=args.evaluation_episodes,
+        seed=args.seed,
+    )
+    save_weights(model, folder, task=task.name)
+    card = write_card(folder, task, metrics(task, model, recipe, errors, seconds))
+    print(card.read_text(encoding="utf-8"))
+    call = f"grasp_planner.tasks.load({task.name!r}, weights={str(folder)!r})"
+    print(f"written to {folder}; use it: {call}")
+    return 0
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Ctrl-C and a polite kill end training between two steps, where everything can be saved."""
+    requested: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if requested:  # asked twice: now
+            raise KeyboardInterrupt
+        requested.append(number)
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield requested
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _progress() -> Iterator[Report]:
+    """A bar for each phase on a terminal, on standard error so that the card can be piped."""
+    require("rich", task="train")
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    with Progress(
+        TextColumn("{task.description:>8}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[loss]}"),
+        console=Console(stderr=True),
+    ) as progress:
+        phases = ("collect", "train")
+        bars = {phase: progress.add_task(phase, total=None, loss="") for phase in phases}
+
+        def report(phase: str, done: int, total: int, loss: float | None) -> None:
+            note = "" if loss is None else f"loss {loss:.4f}"
+            progress.update(bars[phase], completed=done, total=total, loss=note)
+
+        yield report
