@@ -14,16 +14,17 @@ class LiftedLossFunction(torch.autograd.Function):
 
     With `gd`, `gg` the gradients that arrive for the two losses, the backward is
 
-        prediction        2 w (gd residual_t + gg v_t goal_error_t)        = cotangent for gd = 1, gg = goal_weight
-        trajectory_{t+1}  -2 w gd residual_t                               row 0 gets zero
-        goal              -sum_t 2 w gg v_t goal_error_t
+        prediction        2 w (gd residual_t + gg v_t goal_error_t)        = cotangent for gd = 1,
+        gg = goal_weight trajectory_{t+1}  -2 w gd residual_t                               row 0
+        gets zero goal              -sum_t 2 w gg v_t goal_error_t
 
-    These are the exact derivatives of the loss in its three arguments. What the *model* passes on from
-    `prediction` to its own inputs is the caller's graph: `scale_state_gradient` cuts or weakens that path.
+    These are the exact derivatives of the loss in its three arguments. What the *model* passes on
+    from `prediction` to its own inputs is the caller's graph: `scale_state_gradient` cuts or
+    weakens that path.
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         prediction: Tensor,
         trajectory: Tensor,
@@ -38,7 +39,7 @@ class LiftedLossFunction(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: Any, dynamics_cotangent: Tensor, goal_cotangent: Tensor
     ) -> tuple[Tensor | None, ...]:
         prediction_gradient, trajectory_gradient = torch.ops.grasp_kernels.lifted_loss_backward(
@@ -55,12 +56,12 @@ class ScaleGradient(torch.autograd.Function):
     """Identity forward; the gradient is multiplied by `scale` on its way back."""
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, scale: float) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, states: Tensor, scale: float) -> Tensor:
         ctx.scale = scale
         return states.view_as(states)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return ctx.scale * gradient, None
 
 

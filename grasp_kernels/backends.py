@@ -9,7 +9,6 @@ import torch
 
 from grasp_kernels import native
 
-
 FUSED_DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -28,7 +27,7 @@ class Backend:
 
 
 def backends() -> dict[str, Backend]:
-    """`{"native": ..., "triton": ..., "reference": ...}`; probes (and may build) only when called."""
+    """`{"native": ..., "triton": ..., "reference": ...}`; probes, and may build, when called."""
     available, reason = native.status()
     return {
         "native": Backend(available, reason),

@@ -1,4 +1,5 @@
-"""The checks behind the public calls: every error names the argument, what came and what is accepted.
+"""The checks behind the public calls: every error names the argument, what came and what is
+accepted.
 
 No check reads a value off the device, so none of them makes the host wait.
 """
@@ -191,7 +192,7 @@ def check_moments(state: dict[str, Any], actions: Tensor) -> None:
             or moment.device != actions.device
         ):
             raise ValueError(
-                f"state[{name!r}] does not belong to actions {shape_of(actions)} on {actions.device}; "
+                f"state[{name!r}] must fit actions {shape_of(actions)} on {actions.device}; "
                 "start a new plan with an empty dict"
             )
 
@@ -213,7 +214,8 @@ def box_bounds(
                 continue
             if value.shape not in ((), actions.shape[-1:]):
                 raise ValueError(
-                    f"{name} must be a number or (A,) = {shape_of(actions)[-1:]}, got {shape_of(value)}"
+                    f"{name} must be a number or (A,) = {shape_of(actions)[-1:]}, "
+                    f"got {shape_of(value)}"
                 )
             exact = value.to(actions.device)
         else:

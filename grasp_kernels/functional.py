@@ -1,7 +1,7 @@
 """The public calls: arguments checked, named in every error, then handed to the ops.
 
-Symbols throughout: N plans, T time steps, D state features, A action features. A trajectory has T + 1
-rows, of which row 0 is the start and row T the goal.
+Symbols throughout: N plans, T time steps, D state features, A action features. A trajectory has T +
+1 rows, of which row 0 is the start and row T the goal.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def lifted_loss(
     time_weight: Tensor | None = None,
     per_step: bool = False,
 ) -> LiftedLoss:
-    """The lifted objective of every plan; differentiable, and its backward is the reshaped gradient.
+    """The lifted objective of every plan; differentiable, and its backward is the reshaped
+    gradient.
 
         dynamics = sum_t w . (prediction_t - trajectory_{t+1})^2
         goal     = sum_t v_t w . (prediction_t - goal)^2
@@ -109,10 +110,11 @@ def lifted_step_(
     """One fused state step: losses, cotangent, and the noisy descent of `trajectory`, in one pass.
 
         cotangent_t      = 2 w (residual_t + goal_weight v_t goal_error_t)
-        trajectory_{t+1} += 2 state_lr w residual_t - state_lr state_gradient_scale state_gradient_{t+1}
+        trajectory_{t+1} += 2 state_lr w residual_t - state_lr state_gradient_scale
+        state_gradient_{t+1}
                             + noise_scale xi_{t+1}
 
-    Row 0 never moves. The terminal row moves only with `terminal="free"`. Nothing is differentiated: hand
+    Row 0 never moves, the terminal row only with `terminal="free"`. Nothing is differentiated: hand
     the cotangent to the model's VJP.
 
     Args:
@@ -121,20 +123,21 @@ def lifted_step_(
         goal: `(N, D)`, same dtype and device.
         state_lr, goal_weight, noise_scale: numbers, or one per plan `(N,)` on the device.
         seed: 0 to 2**64 - 1. iteration: 0 to 2**32 - 1 (0 belongs to initialisation).
-        plan_ids: `(N,)` int64, 0 to 2**63 - 1, the name of each plan for its noise; None is 0 ... N - 1.
-        noise: "white" (one normal per state entry), "bridge" (`modes` sine waves in time, zero at both
-            ends), or "none".
+        plan_ids: `(N,)` int64, 0 to 2**63 - 1, the name of each plan for its noise; None is 0 ... N
+            - 1.
+        noise: "white" (one normal per state entry), "bridge" (`modes` sine waves in time, zero at
+            both ends), or "none".
         feature_weight, time_weight: `w (D,)` and `v (T,)`, floating; None is 1.
-        state_gradient: `(N, T + 1, D)`, what flows back through the model's state input, aligned with
-            `trajectory`; read only where `state_gradient_scale` is not 0.
+        state_gradient: `(N, T + 1, D)`, what flows back through the model's state input, aligned
+            with `trajectory`; read only where `state_gradient_scale` is not 0.
         terminal: "fixed" (row `horizon` is the goal and stays) or "free".
-        first_step, horizon: where this slice of time lies in the plan: its row 0 is step `first_step` of
-            `horizon`. By default it is the whole plan.
+        first_step, horizon: where this slice of time lies in the plan: its row 0 is step
+            `first_step` of `horizon`. By default it is the whole plan.
         per_step: return losses `(N, T)` in place of `(N,)`.
 
     Returns:
-        `LiftedLoss` at the trajectory before the step, and the cotangent `(N, T, D)` in the dtype of
-        `prediction`.
+        `LiftedLoss` at the trajectory before the step, and the cotangent `(N, T, D)` in the dtype
+        of `prediction`.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, dtype or device; it is named.
@@ -194,12 +197,15 @@ def action_step_(
     Args:
         actions: `(N, T, A)`, float32, bfloat16, float64 or float16, updated in place.
         gradient: `(N, T, A)`, same dtype and device.
-        state: Adam's memory, a dict that the caller keeps between calls and that starts empty; it holds
-            `step` and the two moments `(N, T, A)` in float32 (float64 for float64). Not used by "sgd".
+        state: Adam's memory, a dict that the caller keeps between calls and that starts empty; it
+            holds `step` and the two moments `(N, T, A)` in float32 (float64 for float64). Not used
+            by "sgd".
         lr: step size, a number or one per plan `(N,)`.
-        low, high: the box, a number or `(A,)`; None is unbounded. A bound that the dtype of `actions`
-            cannot hold is rounded to the inside of the box, so that no action ever leaves it.
-        optimizer: "adam" (Kingma & Ba, arXiv 1412.6980) or "sgd" (plain descent, as in GRASP's paper).
+        low, high: the box, a number or `(A,)`; None is unbounded. A bound that the dtype of
+            `actions` cannot hold is rounded to the inside of the box, so that no action ever leaves
+            it.
+        optimizer: "adam" (Kingma & Ba, arXiv 1412.6980) or "sgd" (plain descent, as in GRASP's
+            paper).
         betas, epsilon: Adam's.
 
     Raises:
@@ -254,16 +260,19 @@ def gaussian_noise(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Noise as a pure function of (seed, plan id, iteration, step, feature), `(plans, steps, features)`.
+    """Noise as a pure function of (seed, plan id, iteration, step, feature), `(plans, steps,
+    features)`.
 
-    It is Philox4x32-10 through Box-Muller, so it does not depend on batch, chunk, tile, thread count or
-    device. Rows are the steps `first_step ... first_step + steps - 1`.
+    It is Philox4x32-10 through Box-Muller, so it does not depend on batch, chunk, tile, thread
+    count or device. Rows are the steps `first_step ... first_step + steps - 1`.
 
     Args:
         seed: 0 to 2**64 - 1. iteration: 0 to 2**32 - 1.
-        plan_ids: `(plans,)` int64, which also gives the device; None is 0 ... plans - 1 on `device`.
-        noise: "white": independent standard normals. "bridge": `sum_k sin(k pi t / horizon) / k z_k` over
-            `modes` waves, zero at steps 0 and `horizon` (default `first_step + steps`). "none": zeros.
+        plan_ids: `(plans,)` int64, which also gives the device; None is 0 ... plans - 1 on
+            `device`.
+        noise: "white": independent standard normals. "bridge": `sum_k sin(k pi t / horizon) / k
+            z_k` over `modes` waves, zero at steps 0 and `horizon` (default `first_step + steps`).
+            "none": zeros.
 
     Raises:
         TypeError, ValueError: an argument is out of range or of the wrong type; it is named.

@@ -1,17 +1,17 @@
 """Every op of this library: its schema, its fake kernel, and which backend runs it.
 
-This is the one list of what exists. An op lives in the `grasp_kernels` namespace of `torch.library`, so
-`torch.compile`, `torch.export` and `opcheck` see one opaque node with a known shape. Below it stand
-three backends with the same names and arguments:
+This is the one list of what exists. An op lives in the `grasp_kernels` namespace of
+`torch.library`, so `torch.compile`, `torch.export` and `opcheck` see one opaque node with a known
+shape. Below it stand three backends with the same names and arguments:
 
     reference   plain torch, any float dtype, any device       grasp_kernels/reference
     native      C++ on CPU, float32 and bfloat16               grasp_kernels/native.py, csrc
     triton      CUDA and ROCm, float32 and bfloat16            grasp_kernels/triton
 
 Losses leave an op per time step, `(N, T)`: a sum over time would depend on how the caller cut the
-plan into chunks, a row does not. `grasp_kernels.functional` sums them. Numbers that may differ between plans
-(step sizes, noise scale, goal weight) come in tensors, so that a schedule or a stopping rule can live
-on the device.
+plan into chunks, a row does not. `grasp_kernels.functional` sums them. Numbers that may differ
+between plans (step sizes, noise scale, goal weight) come in tensors, so that a schedule or a
+stopping rule can live on the device.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ SCHEMAS = {
     "action_step_": "(Tensor(a!) actions, Tensor gradient, Tensor(b!)? first_moment, "
     "Tensor(c!)? second_moment, Tensor lr, Tensor? low, Tensor? high, float beta1, float beta2, "
     "float epsilon, float correction1, float correction2) -> ()",
-    "gaussian_noise": "(Tensor plan_ids, int steps, int features, int seed, int iteration, str noise, "
-    "int modes, int first_step, int horizon, ScalarType dtype) -> Tensor",
+    "gaussian_noise": "(Tensor plan_ids, int steps, int features, int seed, int iteration, "
+    "str noise, int modes, int first_step, int horizon, ScalarType dtype) -> Tensor",
     "philox_words": "(Tensor plan_ids, int steps, int features, int seed, int iteration, "
     "int first_step) -> Tensor",
 }
@@ -208,7 +208,8 @@ REFERENCE: dict[str, Callable[..., Any]] = {
     "philox_words": _reference_philox_words,
 }
 
-# ------------------------------------------------------------------------------------------ dispatch
+# ------------------------------------------------------------------------------------------
+# dispatch
 
 
 def _backend(name: str, device: torch.device, dtype: torch.dtype) -> Callable[..., Any]:
@@ -338,7 +339,8 @@ for _name, _run in {
     library.impl(_name, _run, "CompositeExplicitAutograd")
 
 
-# -------------------------------------------------------------------------------------- fake kernels
+# -------------------------------------------------------------------------------------- fake
+# kernels
 
 
 def _loss_rows(prediction: Tensor) -> Tensor:

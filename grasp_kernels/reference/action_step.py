@@ -22,7 +22,7 @@ def action_update_(
     epsilon: float,
     corrections: tuple[float, float],
 ) -> None:
-    """The arithmetic of one step. Without moments it is plain descent; `corrections` are `1 - beta^k`."""
+    """One step's arithmetic; plain descent without moments. `corrections` are `1 - beta^k`."""
     dtype = compute_dtype(actions.dtype)
     move = gradient.to(dtype)
     if first_moment is not None and second_moment is not None:

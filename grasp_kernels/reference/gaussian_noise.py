@@ -1,7 +1,8 @@
 """Normals from Philox words: the white noise of the paper, and the smooth bridge.
 
-Box-Muller turns each pair of words into a pair of normals. The uniform `u = ((word >> 9) + 1/2) 2^-23`
-is exact in float32 and never 0 or 1, so the logarithm is finite: |z| <= sqrt(-2 ln 2^-24) = 5.77.
+Box-Muller turns each pair of words into a pair of normals. The uniform `u = ((word >> 9) + 1/2)
+2^-23` is exact in float32 and never 0 or 1, so the logarithm is finite: |z| <= sqrt(-2 ln 2^-24) =
+5.77.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def normals_from_words(words: Tensor, dtype: torch.dtype = torch.float64) -> Ten
 
 
 def bridge_modes(rows: Tensor, horizon: int, modes: int) -> Tensor:
-    """`sin(k pi t / horizon) / k` for each row t and mode k = 1 ... modes, `(len(rows), modes)` float64.
+    """`sin(k pi t / horizon) / k` for each row t and mode k = 1 ... modes, `(len(rows), modes)`
+    float64.
 
     The argument is reduced modulo 2 in integers first, so the ends are exactly zero.
     """

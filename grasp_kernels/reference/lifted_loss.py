@@ -1,4 +1,4 @@
-"""The lifted loss and its reshaped gradient, written out (METHOD: "The lifted problem").
+"""The lifted loss and its reshaped gradient, written out (docs/method.md).
 
     residual_t   = prediction_t - trajectory_{t+1}
     goal_error_t = prediction_t - goal
@@ -83,7 +83,7 @@ def lifted_loss_backward(
     feature_weight: Tensor | None = None,
     time_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients for `prediction` and `trajectory`, given those of the per-step losses, each `(N, T)`."""
+    """Gradients for `prediction` and `trajectory`, from those of the per-step losses `(N, T)`."""
     residual, goal_error, w, v = residuals(
         prediction, trajectory, goal, feature_weight, time_weight
     )

@@ -1,4 +1,4 @@
-"""One state step of the lifted problem, written out (METHOD: "Reshaped gradients", "One iteration")."""
+"""One state step of the lifted problem, written out (docs/method.md)."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def lifted_step_(
 ) -> tuple[LiftedLoss, Tensor]:
     """Losses and cotangent at the present trajectory; then `trajectory` moves, in place.
 
-    Row r of this slice is step `first_step + r` of a plan of `horizon` steps. Row 0 is an input only,
-    and the terminal row moves only with `terminal="free"`.
+    Row r of this slice is step `first_step + r` of a plan of `horizon` steps. Row 0 is an input
+    only, and the terminal row moves only with `terminal="free"`.
     """
     plans, steps, features = prediction.shape
     horizon = first_step + steps if horizon is None else horizon

@@ -63,7 +63,7 @@ def words_at(rows: Tensor, plan_ids: Tensor, features: int, seed: int, iteration
 def philox_words(
     plan_ids: Tensor, steps: int, features: int, *, seed: int, iteration: int, first_step: int = 0
 ) -> Tensor:
-    """Bit patterns of the words behind `gaussian_noise`, int32 `(N, steps, 4 * ceil(features / 4))`."""
+    """Bits of the words behind `gaussian_noise`, int32 `(N, steps, 4 * ceil(features / 4))`."""
     rows = torch.arange(first_step, first_step + steps)
     words = words_at(rows, plan_ids, features, seed, iteration)
     return torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)

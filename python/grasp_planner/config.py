@@ -24,21 +24,25 @@ class GraspConfig:
         iterations: K, lifted iterations, >= 0.
         candidates: R, plans per problem that differ in their noise; the best is returned. Paper: 1.
         state_lr: step on the virtual states; 0.5 jumps to the prediction (`feature_weight` 1). > 0.
-        action_lr: step on the actions, in their own units for "adam", per unit of gradient for "sgd".
-        state_optimizer: "sgd" is the fused step and the paper; "adam" (authors' code) takes three passes.
+        action_lr: step on the actions, in their own units for "adam", per unit of gradient for
+            "sgd".
+        state_optimizer: "sgd" is the fused step and the paper; "adam" (authors' code) takes three
+            passes.
         action_optimizer: "adam" (authors' code) or "sgd" (paper).
-        goal_weight: weight of the predictions' distance to the goal. A number or a `Schedule`, >= 0.
+        goal_weight: weight of the predictions' distance to the goal. A number or a `Schedule`, >=
+            0.
         noise: "white" (paper), "bridge" (smooth in time, crosses walls), "none".
-        noise_scale: standard deviation of one iteration's noise on the states. Number or `Schedule`, >= 0.
+        noise_scale: standard deviation of one iteration's noise on the states. Number or
+            `Schedule`, >= 0.
         noise_modes: sine waves in bridge noise, 1 to 64.
         initial_noise_scale: noise of the same kind added to the initial trajectory. >= 0.
-        initial_actions_scale: standard deviation of smooth random initial actions; 0 (paper) starts at
-            zero. In units of the action. >= 0.
+        initial_actions_scale: standard deviation of smooth random initial actions; 0 (paper) starts
+            at zero. In units of the action. >= 0.
         initialization: "linear" from start to goal (paper), or "rollout" of the initial actions.
         terminal: "fixed": the last virtual state is the goal (paper); "free": it moves too.
-        state_scale: (D,), > 0, the unit of each state feature (its standard deviation is a good choice).
-            The planner works on state / state_scale, so that one step size, one noise scale and one
-            weight mean the same for every feature. None is 1.
+        state_scale: (D,), > 0, the unit of each state feature (its standard deviation is a good
+            choice). The planner works on state / state_scale, so that one step size, one noise
+            scale and one weight mean the same for every feature. None is 1.
         feature_weight: w, (D,), >= 0, on scaled states; None is 1.
         goal_feature_weight: (D,), the weights of the *rollout's* cost; None is `feature_weight`.
         state_gradient_scale: 0 (GRASP) differentiates the model for actions only; up to 1 lets the
@@ -49,10 +53,10 @@ class GraspConfig:
         sync_optimizer: "adam" or "sgd" (paper: plain gradient descent).
         sync_blend: how far the states are reset to the rollout after a sync, 0 to 1 (paper).
         final_sync_steps: gradient steps after the last iteration.
-        stop_cost: freeze a plan whose rollout cost is at most this; None never does. The test stays on
-            the device: nothing is read back.
-        max_rows: largest number of (plan, time) rows evaluated at once; None is all. Bounds memory, changes
-            no result.
+        stop_cost: freeze a plan whose rollout cost is at most this; None never does. The test stays
+            on the device: nothing is read back.
+        max_rows: largest number of (plan, time) rows evaluated at once; None is all. Bounds memory,
+            changes no result.
         action_features: A, where neither warm-start actions nor the world model tell.
         seed: of all noise, 0 to 2**64 - 1.
     """
@@ -93,8 +97,8 @@ class GraspConfig:
     def paper(cls, **changes: Any) -> GraspConfig:
         """The paper's algorithm to the letter; `changes` are made on top.
 
-        White noise, linear interpolation, zero actions, fixed goal weight, plain gradient steps on states
-        and actions, plain gradient descent in the sync, states reset to its rollout.
+        White noise, linear interpolation, zero actions, fixed goal weight, plain gradient steps on
+        states and actions, plain gradient descent in the sync, states reset to its rollout.
         """
         settings: dict[str, Any] = {
             "candidates": 1,
@@ -153,7 +157,8 @@ class GraspConfig:
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(
-                    f"{name} must be one of {', '.join(map(repr, choices))}, got {getattr(self, name)!r}"
+                    f"{name} must be one of {', '.join(map(repr, choices))}, "
+                    f"got {getattr(self, name)!r}"
                 )
         for name in ("state_scale", "feature_weight", "goal_feature_weight"):
             value = getattr(self, name)
@@ -189,7 +194,8 @@ def _check_bounds(low: Bound | None, high: Bound | None) -> None:
     highs = high if isinstance(high, tuple) else (high,)
     if len(lows) != len(highs) and 1 not in (len(lows), len(highs)):
         raise ValueError(
-            f"action_low and action_high must be as long as each other, got {len(lows)} and {len(highs)}"
+            "action_low and action_high must be as long as each other, "
+            f"got {len(lows)} and {len(highs)}"
         )
     for name, values in (("action_low", lows), ("action_high", highs)):
         if any(v is not None and math.isnan(v) for v in values):
@@ -198,5 +204,6 @@ def _check_bounds(low: Bound | None, high: Bound | None) -> None:
         lower, upper = lows[index % len(lows)], highs[index % len(highs)]
         if lower is not None and upper is not None and lower > upper:
             raise ValueError(
-                f"action_low must not be above action_high, got {lower} > {upper} for action {index}"
+                "action_low must not be above action_high, "
+                f"got {lower} > {upper} for action {index}"
             )

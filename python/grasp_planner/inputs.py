@@ -19,8 +19,9 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float64, torch.float16)
 class Problem:
     """B problems as N = B R plans, in scaled states, all tensors on one device.
 
-    `start`, `goal` `(N, D)`; `actions` `(N, T, A)`; `plan_ids` `(N,)`; `problem_ids` `(B,)`; weights `(D,)` in
-    the compute dtype; bounds `(A,)`; `state_scale` `(D,)` or None; `units` the scale as a factor.
+    `start`, `goal` `(N, D)`; `actions` `(N, T, A)`; `plan_ids` `(N,)`; `problem_ids` `(B,)`;
+    weights `(D,)` in the compute dtype; bounds `(A,)`; `state_scale` `(D,)` or None; `units` the
+    scale as a factor.
     """
 
     start: Tensor
@@ -133,7 +134,8 @@ def _check_parameters(world_model: WorldModel, start: Tensor) -> None:
     parameter = None if module is None else next(module.parameters(), None)
     if parameter is not None and parameter.device != start.device:
         raise ValueError(
-            f"start must be on the device of the world model, {parameter.device}, got {start.device}"
+            f"start must be on the device of the world model, {parameter.device}, "
+            f"got {start.device}"
         )
 
 
@@ -153,8 +155,8 @@ def _action_features(world_model: WorldModel, config: GraspConfig, actions: Any)
             told[f"config.{name}"] = len(bound)
     if not told:
         raise ValueError(
-            "action_features is not known: set config.action_features, give the world model an attribute "
-            "of that name, or pass warm-start actions (B, T, A)"
+            "action_features is not known: set config.action_features, give the world model an "
+            "attribute of that name, or pass warm-start actions (B, T, A)"
         )
     if len(set(told.values())) > 1:
         raise ValueError(f"action_features must agree, got {told}")

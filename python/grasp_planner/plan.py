@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class NonFiniteWarning(RuntimeWarning):
-    """Some plans met a NaN or an infinity; the message names them, and the others are unaffected."""
+    """Some plans met a NaN or an infinity; the message names them. Others are unaffected."""
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class Plan:
     Attributes:
         actions: `(B, T, A)`, inside the bounds.
         states: `(B, T + 1, D)`, the rollout of `actions` through the world model from `start`.
-        cost: `(B,)`, weighted squared distance of the last state to the goal; inf where no candidate
-            had a finite rollout.
+        cost: `(B,)`, weighted squared distance of the last state to the goal; inf where no
+            candidate had a finite rollout.
         candidate_cost: `(B, R)`, the best cost of every candidate.
         loss_history: `(iterations, B, R)`, total lifted loss before each iteration's step.
         iterations: how many lifted iterations ran.

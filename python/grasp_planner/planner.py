@@ -33,11 +33,13 @@ INITIAL_ACTIONS = 2**32 - 1  # and the one whose noise belongs to the initial ac
 class GraspPlanner:
     """Plans from start to goal through any differentiable world model.
 
-        planner = GraspPlanner(world_model, GraspConfig(horizon=50, action_low=-1.0, action_high=1.0))
-        plan = planner.plan(start, goal)          # start, goal (B, D) -> plan.actions (B, T, A)
+        planner = GraspPlanner(world_model, GraspConfig(horizon=50, action_low=-1.0,
+        action_high=1.0)) plan = planner.plan(start, goal)          # start, goal (B, D) ->
+        plan.actions (B, T, A)
 
     Args:
-        world_model: `F(state (rows, D), action (rows, A)) -> next state (rows, D)`; see `WorldModel`.
+        world_model: `F(state (rows, D), action (rows, A)) -> next state (rows, D)`; see
+            `WorldModel`.
         config: how to plan.
     """
 
@@ -62,8 +64,9 @@ class GraspPlanner:
         Args:
             start, goal: `(B, D)` (or `(D,)` for one problem), finite, same dtype and device.
             actions: `(B, T, A)` warm start. The plan returned is never worse than it.
-            plan_ids: `(B,)` int64, 0 <= id < 2**63 / R: the name of each problem for its noise; None is
-                0 ... B - 1. The same id gives the same plan alone, in a batch, or in chunks.
+            plan_ids: `(B,)` int64, 0 <= id < 2**63 / R: the name of each problem for its noise;
+                None is 0 ... B - 1. The same id gives the same plan alone, in a batch, or in
+                chunks.
             snapshots: iterations (0 is the initialisation) whose virtual states are kept.
             progress: called with k after every iteration is issued.
 
@@ -125,7 +128,7 @@ class _Search:
         self.sync(config.final_sync_steps)
 
     def fused_pass(self, k: int) -> Tensor:
-        """States step, gradient of the actions returned; nothing but the model and the fused kernel."""
+        """States step, actions' gradient returned: nothing but the model and the fused kernel."""
         config, problem = self.config, self.problem
         goal_weight, noise_scale = self.schedule[k - 1]
         gradient = torch.empty_like(self.actions)
@@ -162,7 +165,7 @@ class _Search:
         return gradient
 
     def autograd_pass(self, k: int) -> Tensor:
-        """The same by ordinary autograd, for state gradients through the model or Adam on the states."""
+        """The same by autograd, for state gradients through the model or Adam on the states."""
         config, problem = self.config, self.problem
         goal_weight, noise_scale = self.schedule[k - 1]
         gradient = torch.empty_like(self.actions)
@@ -358,7 +361,8 @@ def initialise(model: CheckedModel, config: GraspConfig, problem: Problem) -> tu
             modes=config.noise_modes,
             dtype=actions.dtype,
         )
-        # The first candidate of each problem keeps the actions as given, so a warm start is never lost.
+        # The first candidate of each problem keeps the actions as given, so a warm start is never
+        # lost.
         first = torch.arange(problem.plans, device=xi.device) % config.candidates == 0
         actions += torch.where(first[:, None, None], 0.0, config.initial_actions_scale * xi)
     if problem.action_low is not None:

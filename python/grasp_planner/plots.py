@@ -105,7 +105,7 @@ def draw_plan(
     for unused in flat[panels:]:
         unused.axis("off")
     figure.suptitle(
-        f"{task.name}: one problem, {plan.candidate_cost.shape[1]} candidates (the chosen one dark)",
+        f"{task.name}: {plan.candidate_cost.shape[1]} candidates of one problem",
         fontsize=10,
     )
     figure.tight_layout()

@@ -14,9 +14,9 @@ from torch.utils.checkpoint import checkpoint
 class WorldModel(Protocol):
     """A map from states `(rows, D)` and actions `(rows, A)` to next states `(rows, D)`.
 
-    Rows are independent. The next state must depend on the action through autograd. An `nn.Module` is
-    planned through in evaluation mode and left exactly as it was found; a plain function is called as
-    it is. An attribute `action_features: int`, where there is one, gives A.
+    Rows are independent. The next state must depend on the action through autograd. An `nn.Module`
+    is planned through in evaluation mode and left exactly as it was found; a plain function is
+    called as it is. An attribute `action_features: int`, where there is one, gives A.
     """
 
     def __call__(self, state: Tensor, action: Tensor, /) -> Tensor: ...
@@ -32,7 +32,8 @@ def module_of(world_model: Callable[..., Tensor]) -> nn.Module | None:
 def frozen(world_model: Callable[..., Tensor]) -> Iterator[None]:
     """Evaluation mode and no weight gradients inside; everything as before outside, also on error.
 
-    Buffers that the model changes as it runs (counters, running statistics) are put back too. `.grad` is
+    Buffers that the model changes as it runs (counters, running statistics) are put back too.
+    `.grad` is
     never touched: the planner differentiates for actions only.
     """
     module = module_of(world_model)
@@ -59,7 +60,8 @@ def frozen(world_model: Callable[..., Tensor]) -> Iterator[None]:
 
 
 class CheckedModel:
-    """A world model in units of `scale`, its answers checked: shape, and a gradient path from the actions.
+    """A world model in units of `scale`, its answers checked: shape, and a gradient path from the
+    actions.
 
     `scale` `(D,)` or None: states here are the world model's divided by it.
     """
@@ -77,13 +79,13 @@ class CheckedModel:
             )
         if prediction.shape != state.shape:
             raise ValueError(
-                f"world_model must return next states of shape {tuple(state.shape)}, the shape of its "
-                f"state input, got {tuple(prediction.shape)}"
+                f"world_model must return next states of shape {tuple(state.shape)}, the shape of "
+                f"its state input, got {tuple(prediction.shape)}"
             )
         if action.requires_grad and not prediction.requires_grad:
             raise ValueError(
-                "world_model returned a prediction that is detached from the action: no gradient can "
-                "reach it (is there a detach(), a no_grad() or numpy in the model?)"
+                "world_model returned a prediction that is detached from the action: no gradient "
+                "can reach it (is there a detach(), a no_grad() or numpy in the model?)"
             )
         prediction = prediction.to(state.dtype)
         return prediction if self.scale is None else prediction / self.scale
@@ -98,8 +100,9 @@ class CheckedModel:
     def rollout(self, start: Tensor, actions: Tensor, max_rows: int | None = None) -> Tensor:
         """States `(N, T + 1, D)` from `start (N, D)` under `actions (N, T, A)`, differentiable.
 
-        With `max_rows`, the graph of at most that many rows is alive at a time: stretches of time are
-        evaluated again on the way back (`torch.utils.checkpoint`), so memory does not grow with T.
+        With `max_rows`, the graph of at most that many rows is alive at a time: stretches of time
+        are evaluated again on the way back (`torch.utils.checkpoint`), so memory does not grow with
+        T.
         """
         plans, steps = actions.shape[:2]
         stretch = steps if max_rows is None else max(1, max_rows // max(plans, 1))

@@ -13,7 +13,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a subcommand; returns the process's exit status."""
     parser = argparse.ArgumentParser(
         prog="grasp",
-        description="Lifted planning through world models (GRASP, arXiv 2602.00475) on fused kernels.",
+        description="Lifted planning through world models (GRASP, arXiv 2602.00475).",
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands = {"plan": plan, "train": train}

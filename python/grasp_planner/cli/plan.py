@@ -30,9 +30,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "plan",
         help="plan problems of a task and execute the plans in its real environment",
-        description="Draws problems whose straight line is blocked, plans them all in one batch through "
-        "the task's world model, and executes the actions, open loop, in the real environment. Writes "
-        "plan.json, plan.png and plan.gif. Exit status 1 if too few plans reach their goal.",
+        description="Draws problems whose straight line is blocked, plans them all in one batch "
+        "through the task's world model, and executes the actions, open loop, in the real "
+        "environment. Writes plan.json, plan.png and plan.gif. Exit status 1 if too few plans "
+        "reach their goal.",
     )
     parser.add_argument("task", choices=tasks.names(), help="which task")
     parser.add_argument("--horizon", type=int, default=50, metavar="T", help="steps per plan (50)")
@@ -89,8 +90,8 @@ def run(args: argparse.Namespace) -> int:
     enough = report["success_environment"] >= args.min_success
     if not enough:
         print(
-            f"grasp plan: only {report['success_environment']:.0%} of the plans reached their goal in the "
-            f"environment, --min-success is {args.min_success:.0%}",
+            f"grasp plan: only {report['success_environment']:.0%} of the plans reached their goal "
+            f"in the environment, --min-success is {args.min_success:.0%}",
             file=sys.stderr,
         )
     return 0 if enough else TOO_FEW
