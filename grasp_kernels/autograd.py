@@ -14,9 +14,11 @@ class LiftedLossFunction(torch.autograd.Function):
 
     With `gd`, `gg` the gradients that arrive for the two losses, the backward is
 
-        prediction        2 w (gd residual_t + gg v_t goal_error_t)        = cotangent for gd = 1,
-        gg = goal_weight trajectory_{t+1}  -2 w gd residual_t                               row 0
-        gets zero goal              -sum_t 2 w gg v_t goal_error_t
+        prediction        2 w (gd residual_t + gg v_t goal_error_t)
+        trajectory_{t+1}  -2 w gd residual_t                             row 0 gets zero
+        goal              -sum_t 2 w gg v_t goal_error_t
+
+    With gd = 1 and gg = goal_weight the first is the cotangent that `lifted_step_` returns.
 
     These are the exact derivatives of the loss in its three arguments. What the *model* passes on
     from `prediction` to its own inputs is the caller's graph: `scale_state_gradient` cuts or
@@ -42,13 +44,17 @@ class LiftedLossFunction(torch.autograd.Function):
     def backward(
         ctx: Any, dynamics_cotangent: Tensor, goal_cotangent: Tensor
     ) -> tuple[Tensor | None, ...]:
+        prediction, trajectory, goal, w, v = ctx.saved_tensors
         prediction_gradient, trajectory_gradient = torch.ops.grasp_kernels.lifted_loss_backward(
-            dynamics_cotangent, goal_cotangent, *ctx.saved_tensors
+            dynamics_cotangent, goal_cotangent, prediction, trajectory, goal, w, v
         )
         goal_gradient = None
-        if ctx.needs_input_grad[2]:
-            # prediction_gradient + trajectory_gradient leaves 2 w gg v goal_error alone.
-            goal_gradient = -(prediction_gradient + trajectory_gradient[:, 1:]).sum(1)
+        if ctx.needs_input_grad[2]:  # rare, so plain torch
+            dtype = goal_cotangent.dtype
+            error = prediction.to(dtype) - goal.to(dtype)[:, None]
+            error = error if w is None else w * error
+            scale = goal_cotangent if v is None else goal_cotangent * v
+            goal_gradient = (-2 * scale[..., None] * error).sum(1).to(goal.dtype)
         return prediction_gradient, trajectory_gradient, goal_gradient, None, None
 
 

@@ -65,7 +65,7 @@ def check_writable(name: str, value: Tensor) -> None:
                 f"(shape {shape_of(value)}, strides {value.stride()}); pass {name}.clone()"
             )
         reach += stride * (size - 1)
-    if torch.is_grad_enabled() and value.requires_grad and not value.is_leaf:
+    if value.requires_grad and not value.is_leaf:
         raise ValueError(
             f"{name} is written in place but is part of an autograd graph; detach it first"
         )
@@ -116,8 +116,10 @@ def weight_vector(
     return value.to(compute_dtype(like.dtype)).contiguous()
 
 
-def check_per_plan(name: str, value: Scalar, plans: int) -> None:
+def check_per_plan(name: str, value: Scalar, plans: int, device: torch.device) -> None:
     if isinstance(value, Tensor):
+        if value.device != device:
+            raise ValueError(f"{name} must be on {device}, got {value.device}")
         if value.shape not in ((), (plans,)) or not value.is_floating_point():
             raise ValueError(
                 f"{name} must be a number or a floating tensor (N,) = ({plans},), "
@@ -133,7 +135,7 @@ def per_plan_columns(values: dict[str, Scalar], like: Tensor) -> Tensor:
     """Per-plan numbers side by side, `(N, len(values))`, in the compute dtype."""
     plans, dtype = like.shape[0], compute_dtype(like.dtype)
     for name, value in values.items():
-        check_per_plan(name, value, plans)
+        check_per_plan(name, value, plans, like.device)
     if like.device.type == "cpu" and not any(isinstance(v, Tensor) for v in values.values()):
         row = torch.tensor([float(v) for v in values.values()], dtype=dtype)
         return row.expand(plans, len(values))
@@ -184,46 +186,66 @@ def horizon_or_end(horizon: int | None, first_step: int, steps: int) -> int:
 
 
 def check_moments(state: dict[str, Any], actions: Tensor) -> None:
+    """Adam's memory belongs to these actions."""
+    dtype = compute_dtype(actions.dtype)
     for name in ("first_moment", "second_moment"):
         moment = state.get(name)
-        if (
-            not isinstance(moment, Tensor)
-            or moment.shape != actions.shape
-            or moment.device != actions.device
-        ):
+        fits = (
+            isinstance(moment, Tensor)
+            and moment.shape == actions.shape
+            and moment.dtype == dtype
+            and moment.device == actions.device
+        )
+        if not fits:
             raise ValueError(
-                f"state[{name!r}] must fit actions {shape_of(actions)} on {actions.device}; "
-                "start a new plan with an empty dict"
+                f"state[{name!r}] must be {dtype} {shape_of(actions)} on {actions.device}, to "
+                "fit the actions; start a new plan with an empty dict"
             )
 
 
 def box_bounds(
-    low: Scalar | None, high: Scalar | None, actions: Tensor
+    low: Scalar | None, high: Scalar | None, actions: Tensor, compare: bool = True
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Bounds as `(A,)` tensors in the dtype of `actions`, rounded to the inside of the box."""
-    if isinstance(low, (int, float)) and isinstance(high, (int, float)) and low > high:
+    """Bounds as `(A,)` tensors in the dtype of `actions`, rounded to the inside of the box.
+
+    `compare` refuses bounds that cross. It reads values, so bounds on a GPU, where the host would
+    have to wait, are never compared; there `high` wins, as in `torch.clamp`.
+    """
+    lower, upper = _exact("low", low, actions), _exact("high", high, actions)
+    compare = compare and lower is not None and upper is not None
+    compare = compare and actions.device.type == "cpu" and not torch.compiler.is_compiling()
+    if compare and bool((lower > upper).any()):  # type: ignore[operator]
         raise ValueError(f"low must not be above high, got low = {low}, high = {high}")
-    bounds: list[Tensor | None] = []
-    for name, value, inward in (("low", low, torch.inf), ("high", high, -torch.inf)):
-        if value is None:
-            bounds.append(None)
-            continue
-        if isinstance(value, Tensor):
-            if value.dtype == actions.dtype and value.shape == actions.shape[-1:]:
-                bounds.append(value.to(actions.device).contiguous())
-                continue
-            if value.shape not in ((), actions.shape[-1:]):
-                raise ValueError(
-                    f"{name} must be a number or (A,) = {shape_of(actions)[-1:]}, "
-                    f"got {shape_of(value)}"
-                )
-            exact = value.to(actions.device)
-        else:
-            exact = torch.full((), value, dtype=torch.float64, device=actions.device)
-        stored = exact.to(actions.dtype)
-        outside = (
-            stored.to(exact.dtype) < exact if name == "low" else stored.to(exact.dtype) > exact
-        )
-        inside = torch.nextafter(stored, torch.full_like(stored, inward))
-        bounds.append(torch.where(outside, inside, stored).expand(actions.shape[-1]).contiguous())
-    return bounds[0], bounds[1]
+    return (
+        None if lower is None else _inside(lower, actions, torch.inf),
+        None if upper is None else _inside(upper, actions, -torch.inf),
+    )
+
+
+def _exact(name: str, bound: Any, actions: Tensor) -> Tensor | None:
+    """One bound as a tensor `(A,)`: a number in float64, a tensor in its own dtype."""
+    if bound is None:
+        return None
+    if isinstance(bound, Tensor):
+        if bound.shape not in ((), actions.shape[-1:]) or not bound.is_floating_point():
+            raise ValueError(
+                f"{name} must be a number or a floating tensor (A,) = {shape_of(actions)[-1:]}, "
+                f"got {bound.dtype} {shape_of(bound)}"
+            )
+        if bound.device != actions.device:
+            raise ValueError(f"{name} must be on {actions.device}, got {bound.device}")
+        return bound.expand(actions.shape[-1])
+    if isinstance(bound, bool) or not isinstance(bound, (int, float)):
+        raise TypeError(f"{name} must be a number or a tensor (A,), got {type(bound).__name__}")
+    return torch.full(actions.shape[-1:], bound, dtype=torch.float64, device=actions.device)
+
+
+def _inside(exact: Tensor, actions: Tensor, inward: float) -> Tensor:
+    """`exact` in the dtype of `actions`; where that is outside the box, the next number inside."""
+    if exact.dtype == actions.dtype:
+        return exact.contiguous()
+    stored = exact.to(actions.dtype)
+    back = stored.to(exact.dtype)
+    outside = back < exact if inward > 0 else back > exact
+    inside = torch.nextafter(stored, torch.full_like(stored, inward))
+    return torch.where(outside, inside, stored)

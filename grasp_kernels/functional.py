@@ -110,9 +110,8 @@ def lifted_step_(
     """One fused state step: losses, cotangent, and the noisy descent of `trajectory`, in one pass.
 
         cotangent_t      = 2 w (residual_t + goal_weight v_t goal_error_t)
-        trajectory_{t+1} += 2 state_lr w residual_t - state_lr state_gradient_scale
-        state_gradient_{t+1}
-                            + noise_scale xi_{t+1}
+        gradient_{t+1}   = -2 w residual_t + state_gradient_scale state_gradient_{t+1}
+        trajectory_{t+1} += -state_lr gradient_{t+1} + noise_scale xi_{t+1}
 
     Row 0 never moves, the terminal row only with `terminal="free"`. Nothing is differentiated: hand
     the cotangent to the model's VJP.
@@ -191,6 +190,7 @@ def action_step_(
     optimizer: str = "adam",
     betas: tuple[float, float] = (0.9, 0.999),
     epsilon: float = 1e-8,
+    compare_bounds: bool = True,
 ) -> None:
     """One fused, projected optimiser step on the actions, in place.
 
@@ -206,7 +206,9 @@ def action_step_(
             it.
         optimizer: "adam" (Kingma & Ba, arXiv 1412.6980) or "sgd" (plain descent, as in GRASP's
             paper).
-        betas, epsilon: Adam's.
+        betas, epsilon: Adam's, each beta in [0, 1), epsilon > 0.
+        compare_bounds: refuse bounds that cross, which reads them (on CPU; those on a GPU are never
+            read). A loop that has compared its own once passes False.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, dtype or device, or the bounds
@@ -219,14 +221,13 @@ def action_step_(
     check_tensor("gradient", gradient, tuple(actions.shape), "of actions")
     check_like("gradient", gradient, "actions", actions)
     check_choice("optimizer", optimizer, OPTIMIZERS)
-    low, high = box_bounds(low, high, actions)
+    low, high = box_bounds(low, high, actions, compare_bounds)
+    step_size = per_plan_columns({"lr": lr}, actions)[:, 0]
     moments: tuple[Tensor | None, Tensor | None] = (None, None)
     corrections = (1.0, 1.0)
-    if optimizer == "adam":
+    if optimizer == "adam":  # the last check, since it begins to change `state`
         if state is None:
-            raise ValueError(
-                'state must be a dict kept between calls when optimizer="adam", got None'
-            )
+            raise ValueError('state must be a dict kept between calls when optimizer="adam"')
         if state:
             check_moments(state, actions)
         moments = next_moments(actions, state)
@@ -235,7 +236,7 @@ def action_step_(
         actions,
         gradient,
         *moments,
-        per_plan_columns({"lr": lr}, actions)[:, 0],
+        step_size,
         low,
         high,
         *betas,
@@ -282,7 +283,7 @@ def gaussian_noise(
     check_noise(noise, modes, iteration, first_step, steps, features)
     if dtype not in DTYPES:
         raise TypeError(f"dtype must be one of {DTYPES}, got {dtype}")
-    device = torch.device(device) if plan_ids is None else plan_ids.device
+    device = plan_ids.device if isinstance(plan_ids, Tensor) else torch.device(device)
     ids = plan_id_tensor(plan_ids, plans, device)
     return torch.ops.grasp_kernels.gaussian_noise(
         ids,
@@ -293,6 +294,9 @@ def gaussian_noise(
         noise,
         modes,
         first_step,
-        horizon_or_end(horizon, first_step, steps),
+        # Row `horizon` itself may be asked for: it is where the bridge ends.
+        first_step + steps
+        if horizon is None
+        else horizon_or_end(horizon, first_step, max(steps - 1, 0)),
         dtype,
     )

@@ -35,15 +35,17 @@ SCHEMAS = {
     "-> (Tensor prediction_gradient, Tensor trajectory_gradient)",
     "lifted_step_": "(Tensor(a!) trajectory, Tensor prediction, Tensor goal, Tensor coefficients, "
     "Tensor plan_ids, Tensor? feature_weight, Tensor? time_weight, Tensor? state_gradient, "
-    "float state_gradient_scale, int seed, int iteration, str noise, int modes, int first_step, "
-    "int horizon, bool free_terminal) -> (Tensor dynamics, Tensor goal_error, Tensor cotangent)",
+    "float state_gradient_scale, SymInt seed, SymInt iteration, str noise, SymInt modes, "
+    "SymInt first_step, SymInt horizon, bool free_terminal) "
+    "-> (Tensor dynamics, Tensor goal_error, Tensor cotangent)",
     "action_step_": "(Tensor(a!) actions, Tensor gradient, Tensor(b!)? first_moment, "
     "Tensor(c!)? second_moment, Tensor lr, Tensor? low, Tensor? high, float beta1, float beta2, "
     "float epsilon, float correction1, float correction2) -> ()",
-    "gaussian_noise": "(Tensor plan_ids, int steps, int features, int seed, int iteration, "
-    "str noise, int modes, int first_step, int horizon, ScalarType dtype) -> Tensor",
-    "philox_words": "(Tensor plan_ids, int steps, int features, int seed, int iteration, "
-    "int first_step) -> Tensor",
+    "gaussian_noise": "(Tensor plan_ids, SymInt steps, SymInt features, SymInt seed, "
+    "SymInt iteration, str noise, SymInt modes, SymInt first_step, SymInt horizon, "
+    "ScalarType dtype) -> Tensor",
+    "philox_words": "(Tensor plan_ids, SymInt steps, SymInt features, SymInt seed, "
+    "SymInt iteration, SymInt first_step) -> Tensor",
 }
 
 library = torch.library.Library(NAMESPACE, "DEF")
@@ -208,13 +210,14 @@ REFERENCE: dict[str, Callable[..., Any]] = {
     "philox_words": _reference_philox_words,
 }
 
-# ------------------------------------------------------------------------------------------
-# dispatch
+# ------------------------------------------------------------------------------------ dispatch
 
 
-def _backend(name: str, device: torch.device, dtype: torch.dtype) -> Callable[..., Any]:
-    """The function that runs op `name` for tensors of this device and dtype."""
-    backend = choose(device, dtype)
+def _backend(
+    name: str, device: torch.device, dtype: torch.dtype, empty: bool = False
+) -> Callable[..., Any]:
+    """The function that runs op `name`. What is empty has nothing to be fast about."""
+    backend = "reference" if empty else choose(device, dtype)
     if backend == "native":
         return getattr(native, name)
     if backend == "triton":
@@ -225,14 +228,30 @@ def _backend(name: str, device: torch.device, dtype: torch.dtype) -> Callable[..
 
 
 def _unshared(tensor: Tensor, written: Tensor) -> Tensor:
-    """`tensor`, copied if it lives in the storage that is about to be overwritten."""
+    """`tensor`, dense, and copied if it lives in the storage that is about to be overwritten."""
     shared = tensor.untyped_storage().data_ptr() == written.untyped_storage().data_ptr()
     return tensor.clone(memory_format=torch.contiguous_format) if shared else tensor.contiguous()
+
+
+def _unshared_optional(tensor: Tensor | None, written: Tensor) -> Tensor | None:
+    return None if tensor is None else _unshared(tensor, written)
 
 
 def _dense_features(tensor: Tensor) -> Tensor:
     """`tensor` with its features side by side in memory; other strides are left as they are."""
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] <= 1 else tensor.contiguous()
+
+
+def _wrote(tensor: Tensor, through: Tensor) -> None:
+    """Finish an in-place op: a dense stand-in goes home, and autograd learns of the change.
+
+    Kernels write through pointers, which torch does not see. Without the version count, a graph
+    that saved the old values would be differentiated with the new ones, silently.
+    """
+    if through is not tensor:
+        tensor.copy_(through)
+    elif not tensor.is_inference():
+        torch.autograd.graph.increment_version(tensor)
 
 
 def _lifted_loss(
@@ -242,7 +261,8 @@ def _lifted_loss(
     feature_weight: Tensor | None,
     time_weight: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    run = _backend("lifted_loss", prediction.device, prediction.dtype)
+    empty = prediction.numel() == 0
+    run = _backend("lifted_loss", prediction.device, prediction.dtype, empty)
     return run(
         prediction.contiguous(),
         _dense_features(trajectory),
@@ -261,7 +281,8 @@ def _lifted_loss_backward(
     feature_weight: Tensor | None,
     time_weight: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    run = _backend("lifted_loss_backward", prediction.device, prediction.dtype)
+    empty = prediction.numel() == 0
+    run = _backend("lifted_loss_backward", prediction.device, prediction.dtype, empty)
     return run(
         dynamics_cotangent.contiguous(),
         goal_cotangent.contiguous(),
@@ -284,23 +305,21 @@ def _lifted_step_(
     state_gradient: Tensor | None,
     *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    run = _backend("lifted_step_", trajectory.device, trajectory.dtype)
+    empty = prediction.numel() == 0
+    run = _backend("lifted_step_", trajectory.device, trajectory.dtype, empty)
     states = _dense_features(trajectory)
-    if state_gradient is not None:
-        state_gradient = _unshared(state_gradient, trajectory)
     result = run(
         states,
         _unshared(prediction, trajectory),  # a model may return a view of its own input
         _unshared(goal, trajectory),
-        coefficients,
+        _unshared(coefficients, trajectory),
         plan_ids.contiguous(),
-        feature_weight,
-        time_weight,
-        state_gradient,
+        _unshared_optional(feature_weight, trajectory),
+        _unshared_optional(time_weight, trajectory),
+        _unshared_optional(state_gradient, trajectory),
         *rest,
     )
-    if states is not trajectory:
-        trajectory.copy_(states)
+    _wrote(trajectory, states)
     return result
 
 
@@ -309,22 +328,31 @@ def _action_step_(
     gradient: Tensor,
     first_moment: Tensor | None,
     second_moment: Tensor | None,
+    lr: Tensor,
+    low: Tensor | None,
+    high: Tensor | None,
     *rest: Any,
 ) -> None:
-    run = _backend("action_step_", actions.device, actions.dtype)
-    dense = actions.contiguous()
-    run(dense, _unshared(gradient, actions), first_moment, second_moment, *rest)
-    if dense is not actions:
-        actions.copy_(dense)
+    run = _backend("action_step_", actions.device, actions.dtype, actions.numel() == 0)
+    written = [t for t in (actions, first_moment, second_moment) if t is not None]
+    dense = [t.contiguous() for t in written]
+    moments = dense[1:] if len(dense) == 3 else [None, None]
+    gradient = _unshared(gradient, actions)
+    limits = (_unshared_optional(bound, actions) for bound in (low, high))
+    run(dense[0], gradient, *moments, _unshared(lr, actions), *limits, *rest)
+    for tensor, through in zip(written, dense, strict=True):
+        _wrote(tensor, through)
 
 
 def _gaussian_noise(plan_ids: Tensor, *rest: Any) -> Tensor:
-    run = _backend("gaussian_noise", plan_ids.device, rest[-1])
+    empty = len(plan_ids) * rest[0] * rest[1] == 0
+    run = _backend("gaussian_noise", plan_ids.device, rest[-1], empty)
     return run(plan_ids.contiguous(), *rest)
 
 
 def _philox_words(plan_ids: Tensor, *rest: Any) -> Tensor:
-    run = _backend("philox_words", plan_ids.device, torch.float32)
+    empty = len(plan_ids) * rest[0] * rest[1] == 0
+    run = _backend("philox_words", plan_ids.device, torch.float32, empty)
     return run(plan_ids.contiguous(), *rest)
 
 
@@ -339,8 +367,7 @@ for _name, _run in {
     library.impl(_name, _run, "CompositeExplicitAutograd")
 
 
-# -------------------------------------------------------------------------------------- fake
-# kernels
+# -------------------------------------------------------------------------------- fake kernels
 
 
 def _loss_rows(prediction: Tensor) -> Tensor:

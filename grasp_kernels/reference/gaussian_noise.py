@@ -15,9 +15,12 @@ from torch import Tensor
 from grasp_kernels.reference.philox import words_at
 
 
-def normals_from_words(words: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Box-Muller over the last axis, in groups of four words: `(..., 4 G)` -> `(..., 4 G)`."""
-    uniform = ((words >> 9).to(dtype) + 0.5) * 2.0**-23
+def normals_from_words(words: Tensor) -> Tensor:
+    """Box-Muller over the last axis, pair by pair, float64: `(..., 4 G)` -> `(..., 4 G)`.
+
+    In float64 for every storage: a rounded `2 pi u` alone would cost more than 1e-6.
+    """
+    uniform = ((words >> 9).to(torch.float64) + 0.5) * 2.0**-23
     first, second = uniform.unflatten(-1, (-1, 2)).unbind(-1)
     radius = (-2 * first.log()).sqrt()
     angle = 2 * math.pi * second
@@ -55,20 +58,19 @@ def gaussian_noise(
     if plan_ids is None:
         plan_ids = torch.arange(plans, device=device)
     device = plan_ids.device
-    compute = torch.float64 if dtype == torch.float64 else torch.float32
     rows = torch.arange(first_step, first_step + steps, device=device)
     if noise == "none":
         return torch.zeros(plans, steps, features, dtype=dtype, device=device)
     if noise == "white":
         words = words_at(rows, plan_ids, features, seed, iteration)
-        return normals_from_words(words, compute)[..., :features].to(dtype)
-    horizon = first_step + steps if horizon is None else horizon
+        return normals_from_words(words)[..., :features].to(dtype).contiguous()
+    horizon = max(first_step + steps if horizon is None else horizon, 1)
     modes_rows = torch.arange(modes, device=device)
     words = words_at(modes_rows, plan_ids, features, seed, iteration)
-    z = normals_from_words(words, compute)[..., :features]
-    table = bridge_modes(rows, horizon, modes).to(compute)
+    z = normals_from_words(words)[..., :features]
+    table = bridge_modes(rows, horizon, modes)
     # Mode by mode, not as a matrix product: the sum's order must not depend on the shape.
-    noise_sum = torch.zeros(plans, steps, features, dtype=compute, device=device)
+    noise_sum = torch.zeros(plans, steps, features, dtype=torch.float64, device=device)
     for k in range(modes):
         noise_sum += table[:, k, None] * z[:, None, k]
     return noise_sum.to(dtype)

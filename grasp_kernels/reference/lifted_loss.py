@@ -36,6 +36,18 @@ def per_plan(value: float | Tensor, like: Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=like.dtype, device=like.device).reshape(-1, 1, 1)
 
 
+def feature_sum(values: Tensor, block: int = 1024) -> Tensor:
+    """Sum over features in blocks of fixed size: one thread or eight, the same bits.
+
+    torch splits a long sum of a single row among its threads, wherever they are.
+    """
+    features = values.shape[-1]
+    if features <= block:
+        return values.sum(-1)
+    padded = torch.nn.functional.pad(values, (0, -features % block))
+    return padded.unflatten(-1, (-1, block)).sum(-1).sum(-1)
+
+
 def residuals(
     prediction: Tensor,
     trajectory: Tensor,
@@ -65,8 +77,8 @@ def lifted_loss(
     residual, goal_error, w, v = residuals(
         prediction, trajectory, goal, feature_weight, time_weight
     )
-    dynamics = (w * residual**2).sum(-1)
-    goal_term = (v * (w * goal_error**2)).sum(-1)
+    dynamics = feature_sum(w * residual**2)
+    goal_term = feature_sum(v * (w * goal_error**2))
     total = dynamics + per_plan(goal_weight, dynamics)[..., 0] * goal_term
     if per_step:
         return LiftedLoss(dynamics, goal_term, total)

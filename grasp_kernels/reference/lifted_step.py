@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from grasp_kernels.reference.gaussian_noise import gaussian_noise
-from grasp_kernels.reference.lifted_loss import LiftedLoss, per_plan, residuals
+from grasp_kernels.reference.lifted_loss import LiftedLoss, feature_sum, per_plan, residuals
 
 
 def lifted_step_(
@@ -42,8 +42,8 @@ def lifted_step_(
         prediction, trajectory, goal, feature_weight, time_weight
     )
     dtype = residual.dtype
-    dynamics = (w * residual**2).sum(-1)
-    goal_term = (v * (w * goal_error**2)).sum(-1)
+    dynamics = feature_sum(w * residual**2)
+    goal_term = feature_sum(v * (w * goal_error**2))
     weight = per_plan(goal_weight, residual)
     cotangent = 2 * w * (residual + weight * v * goal_error)
 

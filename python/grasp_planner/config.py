@@ -6,11 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from grasp_kernels.checks import MAX_MODES, NOISES, OPTIMIZERS, TERMINALS
 from grasp_planner.schedules import Schedule, as_schedule
 
 Bound = float | tuple[float, ...]
-NOISES = ("white", "bridge", "none")
-OPTIMIZERS = ("adam", "sgd")
 
 
 @dataclass(frozen=True)
@@ -62,17 +61,17 @@ class GraspConfig:
     """
 
     horizon: int = 50
-    iterations: int = 400
+    iterations: int = 200
     candidates: int = 8
     state_lr: float = 0.25
-    action_lr: float = 0.05
+    action_lr: float = 0.2
     state_optimizer: str = "sgd"
     action_optimizer: str = "adam"
-    goal_weight: float | Schedule = 0.02
+    goal_weight: float | Schedule = 0.0
     noise: str = "bridge"
-    noise_scale: float | Schedule = Schedule(0.05, 0.0, "linear")
+    noise_scale: float | Schedule = Schedule(0.2, 0.0, "linear")
     noise_modes: int = 8
-    initial_noise_scale: float = 0.5
+    initial_noise_scale: float = 1.5
     initial_actions_scale: float = 0.0
     initialization: str = "linear"
     terminal: str = "fixed"
@@ -82,7 +81,7 @@ class GraspConfig:
     state_gradient_scale: float = 0.0
     action_low: Bound | None = None
     action_high: Bound | None = None
-    sync_every: int = 100
+    sync_every: int = 50
     sync_steps: int = 10
     sync_lr: float = 0.05
     sync_optimizer: str = "adam"
@@ -98,10 +97,17 @@ class GraspConfig:
         """The paper's algorithm to the letter; `changes` are made on top.
 
         White noise, linear interpolation, zero actions, fixed goal weight, plain gradient steps on
-        states and actions, plain gradient descent in the sync, states reset to its rollout.
+        states and actions, plain gradient descent in the sync, states reset to its rollout. Step
+        sizes depend on the world model; those here suit states of variance 1.
         """
         settings: dict[str, Any] = {
+            "iterations": 400,
             "candidates": 1,
+            "state_lr": 0.25,
+            "action_lr": 0.05,
+            "sync_every": 100,
+            "sync_steps": 10,
+            "sync_lr": 0.05,
             "noise": "white",
             "initial_noise_scale": 0.0,
             "initialization": "linear",
@@ -112,74 +118,89 @@ class GraspConfig:
             "action_optimizer": "sgd",
             "sync_optimizer": "sgd",
             "sync_blend": 1.0,
+            "final_sync_steps": changes.get("sync_steps", 10),  # the last sync is like any other
             "terminal": "fixed",
             "state_gradient_scale": 0.0,
         }
         return cls(**{**settings, **changes})
 
     def __post_init__(self) -> None:
-        for name in ("goal_weight", "noise_scale"):
+        for name, (least, most) in INTEGERS.items():
             value = getattr(self, name)
-            if not isinstance(value, Schedule):
-                _check_number(name, value, 0.0)
-                object.__setattr__(self, name, as_schedule(value))
-        for name, low in (
-            ("horizon", 1),
-            ("candidates", 1),
-            ("noise_modes", 1),
-            ("iterations", 0),
-            ("sync_every", 0),
-            ("sync_steps", 0),
-            ("final_sync_steps", 0),
-            ("seed", 0),
-        ):
-            _check_int(name, getattr(self, name), low)
-        for name in ("max_rows", "action_features"):
-            if getattr(self, name) is not None:
-                _check_int(name, getattr(self, name), 1)
-        for name in (
-            "state_lr",
-            "action_lr",
-            "sync_lr",
-            "initial_noise_scale",
-            "initial_actions_scale",
-        ):
-            _check_number(name, getattr(self, name), 0.0)
-        for name in ("state_gradient_scale", "sync_blend"):
-            _check_number(name, getattr(self, name), 0.0, 1.0)
-        for name, choices in (
-            ("noise", NOISES),
-            ("state_optimizer", OPTIMIZERS),
-            ("action_optimizer", OPTIMIZERS),
-            ("sync_optimizer", OPTIMIZERS),
-            ("initialization", ("linear", "rollout")),
-            ("terminal", ("fixed", "free")),
-        ):
+            if not (value is None and name in OPTIONAL):
+                _check_int(name, value, least, most)
+        for name, (low, high) in NUMBERS.items():
+            value = getattr(self, name)
+            if not (value is None and name in OPTIONAL):
+                _check_number(name, value, low, high)
+        for name in ("state_lr", "action_lr", "sync_lr"):
+            if getattr(self, name) == 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(
                     f"{name} must be one of {', '.join(map(repr, choices))}, "
                     f"got {getattr(self, name)!r}"
                 )
-        for name in ("state_scale", "feature_weight", "goal_feature_weight"):
+        for name in ("goal_weight", "noise_scale"):
             value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, tuple(float(v) for v in value))
-                for v in getattr(self, name):
-                    _check_number(name, v, 0.0)
-        if self.state_scale is not None and min(self.state_scale) == 0.0:
+            if not isinstance(value, Schedule):
+                _check_number(name, value, 0.0)
+                self._set(name, as_schedule(value))
+        for name in ("state_scale", "feature_weight", "goal_feature_weight"):
+            if getattr(self, name) is not None:
+                self._set(name, _vector(name, getattr(self, name), 0.0))
+        if self.state_scale is not None and min(self.state_scale, default=1.0) == 0.0:
             raise ValueError(f"state_scale must be above 0, got {self.state_scale}")
         for name in ("action_low", "action_high"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, (int, float)):
-                object.__setattr__(self, name, tuple(float(v) for v in value))
+            bound = getattr(self, name)
+            if bound is not None and not isinstance(bound, (int, float)):
+                self._set(name, _vector(name, bound, -math.inf))
         _check_bounds(self.action_low, self.action_high)
 
+    def _set(self, name: str, value: Any) -> None:
+        """The normal form of a field, while the frozen instance is being made."""
+        object.__setattr__(self, name, value)
 
-def _check_int(name: str, value: Any, low: int) -> None:
+
+INTEGERS: dict[str, tuple[int, float]] = {
+    "horizon": (1, math.inf),
+    "candidates": (1, math.inf),
+    "iterations": (0, math.inf),
+    "noise_modes": (1, MAX_MODES),
+    "sync_every": (0, math.inf),
+    "sync_steps": (0, math.inf),
+    "final_sync_steps": (0, math.inf),
+    "max_rows": (1, math.inf),
+    "action_features": (1, math.inf),
+    "seed": (0, 2**64 - 1),
+}
+NUMBERS: dict[str, tuple[float, float]] = {
+    "state_lr": (0.0, math.inf),
+    "action_lr": (0.0, math.inf),
+    "sync_lr": (0.0, math.inf),
+    "initial_noise_scale": (0.0, math.inf),
+    "initial_actions_scale": (0.0, math.inf),
+    "state_gradient_scale": (0.0, 1.0),
+    "sync_blend": (0.0, 1.0),
+    "stop_cost": (0.0, math.inf),
+}
+OPTIONAL = ("max_rows", "action_features", "stop_cost")
+CHOICES = {
+    "noise": NOISES,
+    "state_optimizer": OPTIMIZERS,
+    "action_optimizer": OPTIMIZERS,
+    "sync_optimizer": OPTIMIZERS,
+    "initialization": ("linear", "rollout"),
+    "terminal": TERMINALS,
+}
+
+
+def _check_int(name: str, value: Any, low: int, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if value < low:
-        raise ValueError(f"{name} must be at least {low}, got {value}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be from {low} to {high}, got {value}")
 
 
 def _check_number(name: str, value: Any, low: float, high: float = math.inf) -> None:
@@ -187,6 +208,17 @@ def _check_number(name: str, value: Any, low: float, high: float = math.inf) -> 
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     if not (math.isfinite(value) and low <= value <= high):
         raise ValueError(f"{name} must be finite and from {low:g} to {high:g}, got {value}")
+
+
+def _vector(name: str, values: Any, low: float) -> tuple[float, ...]:
+    """A sequence of numbers as a tuple of floats; infinite ones only where `low` is."""
+    try:
+        numbers = tuple(float(v) for v in values)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be a sequence of numbers, got {values!r}") from error
+    if any(math.isnan(v) or v < low or (v == math.inf and low > -math.inf) for v in numbers):
+        raise ValueError(f"{name} must be numbers from {low:g}, got {numbers}")
+    return numbers
 
 
 def _check_bounds(low: Bound | None, high: Bound | None) -> None:

@@ -33,9 +33,8 @@ INITIAL_ACTIONS = 2**32 - 1  # and the one whose noise belongs to the initial ac
 class GraspPlanner:
     """Plans from start to goal through any differentiable world model.
 
-        planner = GraspPlanner(world_model, GraspConfig(horizon=50, action_low=-1.0,
-        action_high=1.0)) plan = planner.plan(start, goal)          # start, goal (B, D) ->
-        plan.actions (B, T, A)
+        planner = GraspPlanner(world_model, GraspConfig(horizon=50, action_low=-1.0))
+        plan = planner.plan(start, goal)      # start, goal (B, D); plan.actions (B, T, A)
 
     Args:
         world_model: `F(state (rows, D), action (rows, A)) -> next state (rows, D)`; see
@@ -119,6 +118,7 @@ class _Search:
                 low=self.problem.action_low,
                 high=self.problem.action_high,
                 optimizer=config.action_optimizer,
+                compare_bounds=False,  # they were, before the loop
             )
             if config.sync_every and k % config.sync_every == 0 and k < config.iterations:
                 self.sync(config.sync_steps)
@@ -134,7 +134,9 @@ class _Search:
         gradient = torch.empty_like(self.actions)
         for plans, first, last in self.blocks():
             block = self.trajectory[plans, first : last + 1]
-            states = block[:, :-1].reshape(-1, problem.state_features)
+            # Always a copy: the block moves before the model is differentiated, and the model's
+            # graph may hold its input. A reshape of one plan, or of one step, would be a view.
+            states = block[:, :-1].clone(memory_format=torch.contiguous_format).flatten(0, 1)
             with torch.enable_grad():
                 actions = self.action_rows(plans, first, last)
                 prediction = self.model(states, actions)
@@ -185,8 +187,9 @@ class _Search:
                     per_step=True,
                 )
                 action_gradient, block_gradient = torch.autograd.grad(
-                    loss.total.sum(), (actions, block)
+                    loss.total.sum(), (actions, block), allow_unused=True
                 )
+                action_gradient = self.model.needed(action_gradient)
             self.step_loss[plans, first:last] = loss.total.detach()
             gradient[plans, first:last] = action_gradient.view_as(gradient[plans, first:last])
             state_gradient[plans, first : last + 1] += block_gradient
@@ -234,6 +237,7 @@ class _Search:
                 low=self.problem.action_low,
                 high=self.problem.action_high,
                 optimizer=config.sync_optimizer,
+                compare_bounds=False,
             )
         self.judge(follow=True)
 
@@ -308,10 +312,9 @@ class _Search:
 
 
 def rollout_cost(states: Tensor, goal: Tensor, weight: Tensor | None) -> Tensor:
-    """`sum_d weight_d (s_T - g)_d^2`, `(N,)`, in the compute dtype."""
-    dtype = torch.float64 if states.dtype == torch.float64 else torch.float32
-    error = (states[:, -1].to(dtype) - goal.to(dtype)) ** 2
-    return (error if weight is None else error * weight).sum(-1)
+    """`sum_d weight_d (s_T - g)_d^2`, `(N,)`: the goal term of the lifted loss at T."""
+    last = states[:, -2:]
+    return lifted_loss(last[:, 1:], last, goal, goal_weight=1.0, feature_weight=weight).goal
 
 
 def schedule_table(config: GraspConfig, like: Tensor) -> Tensor:

@@ -35,6 +35,10 @@ class Schedule:
                 else f"end must be None for a constant schedule, got {self.end}"
             )
         for name, value in (("start", self.start), ("end", self.end)):
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, (int, float))
+            ):
+                raise TypeError(f"{name} must be a number, got {type(value).__name__}")
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be finite and not negative, got {value}")
 

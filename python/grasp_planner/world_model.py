@@ -42,7 +42,12 @@ def frozen(world_model: Callable[..., Tensor]) -> Iterator[None]:
         return
     modes = [(part, part.training) for part in module.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
-    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in module.buffers()]
+    buffers = [
+        (part, name, buffer, buffer._version, buffer.clone())
+        for part in module.modules()
+        for name, buffer in part._buffers.items()
+        if buffer is not None
+    ]
     try:
         module.eval()
         for parameter, _ in flags:
@@ -54,7 +59,8 @@ def frozen(world_model: Callable[..., Tensor]) -> Iterator[None]:
         for part, mode in modes:
             part.training = mode
         with torch.no_grad():
-            for buffer, version, before in buffers:
+            for part, name, buffer, version, before in buffers:
+                part._buffers[name] = buffer  # the model may have put another in its place
                 if buffer._version != version:
                     buffer.copy_(before)
 
@@ -93,8 +99,15 @@ class CheckedModel:
     def action_gradient(self, prediction: Tensor, action: Tensor, cotangent: Tensor) -> Tensor:
         """`(dF/da)^T cotangent`: one VJP, for the actions alone."""
         (gradient,) = torch.autograd.grad(prediction, action, cotangent, allow_unused=True)
+        return self.needed(gradient)
+
+    def needed(self, gradient: Tensor | None) -> Tensor:
+        """A gradient for the actions, which autograd gives None for if they were not used."""
         if gradient is None:
-            raise ValueError("world_model does not use the action that it is given")
+            raise ValueError(
+                "world_model does not use the action that it is given, or is detached from it: no "
+                "gradient can reach it"
+            )
         return gradient
 
     def rollout(self, start: Tensor, actions: Tensor, max_rows: int | None = None) -> Tensor:
