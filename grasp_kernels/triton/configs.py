@@ -52,6 +52,9 @@ BRIDGE_TILES = {4: Tile(rows=4, features=512, warps=4), 2: Tile(rows=2, features
 OPTIONS: dict[str, Any] = {"enable_fp_fusion": False, "num_stages": 1}
 
 
+MAX_GRID_AXIS = 65535  # of the second and third axis of a CUDA grid
+
+
 def tile_for(features: int, noise: str = "none", itemsize: int = 4) -> Tile:
     """The tile of a row of `features`: the row itself, padded, or an even cut of a long row."""
     if noise == "bridge" and features > 256:
@@ -64,9 +67,15 @@ def tile_for(features: int, noise: str = "none", itemsize: int = 4) -> Tile:
 def grid(plans: int, steps: int, features: int, tile: Tile) -> tuple[int, int, int]:
     """One program per plan, time tile and feature tile.
 
-    Plans come first because only the first axis of a CUDA grid may be longer than 65535.
+    Plans come first because only the first axis of a CUDA grid may be longer than `MAX_GRID_AXIS`.
     """
-    return plans, -(-steps // tile.rows), -(-features // tile.features)
+    shape = plans, -(-steps // tile.rows), -(-features // tile.features)
+    if max(shape[1:]) > MAX_GRID_AXIS:
+        raise ValueError(
+            f"one launch holds at most {MAX_GRID_AXIS * tile.rows} steps of {features} features, "
+            f"got {steps}; call it on slices of time (`first_step`, `horizon`)"
+        )
+    return shape
 
 
 def launch(features: int, tile: Tile) -> dict[str, Any]:

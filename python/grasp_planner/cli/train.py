@@ -17,7 +17,6 @@ from grasp_planner.tasks.card import metrics, write_card
 from grasp_planner.tasks.evaluation import evaluate
 from grasp_planner.tasks.requirements import MissingExtraError, require
 from grasp_planner.tasks.training import (
-    CheckpointMismatchError,
     Recipe,
     Report,
     TrainingInterrupted,
@@ -56,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     except TrainingInterrupted as stop:
         print(f"{stop}; the same command goes on from here", file=sys.stderr)
         return _INTERRUPTED
-    except (CheckpointMismatchError, MissingExtraError, ValueError) as error:
+    except (MissingExtraError, ValueError, OSError) as error:
         print(f"grasp train: {error}", file=sys.stderr)
         return 2
 

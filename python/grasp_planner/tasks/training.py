@@ -1,0 +1,327 @@
+"""Training of a task's world model: collect, fit with growing unrolls, resume where it was cut off.
+
+Everything lives in one folder: ``data/shard-*.npz`` (seeded by recipe seed and shard number, so a
+shard is the same whenever it is collected) and ``checkpoint.pt`` (model, optimiser, generator,
+step). Both are replaced atomically. A run that was killed and started again ends in the same
+weights, bit for bit, as one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from grasp_planner.tasks.data import DataEnvironment, collect
+from grasp_planner.tasks.mlp import ResidualMLP
+
+#: ``report(phase, done, total, loss)``; ``loss`` is None while data are collected.
+Report = Callable[[str, int, int, "float | None"], None]
+
+_SHARD_EPISODES = 400
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a world model is trained. Every field is part of the checkpoint's identity."""
+
+    transitions: int = 300_000
+    episode_steps: int = 20
+    hidden: int = 128
+    layers: int = 3
+    input_gain: float = 3.0
+    """Factor on the first layer's initial weights: contact is a matter of centimetres on a map of
+    metres, and a network that starts smooth is slow to resolve it."""
+    batch: int = 256
+    learning_rate: float = 8e-3
+    weight_decay: float = 1e-4
+    smooth: float = 0.05
+    """Errors below this, in typical one-step changes, are squared, larger ones count linearly."""
+    stages: tuple[tuple[int, int], ...] = ((1, 6_000), (3, 4_000), (8, 6_000))
+    """(unroll length, optimiser steps), in order."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stages", tuple((int(k), int(n)) for k, n in self.stages))
+        longest = max((unroll for unroll, _ in self.stages), default=0)
+        if not 1 <= longest <= self.episode_steps or min(n for _, n in self.stages) < 0:
+            raise ValueError(
+                f"stages {self.stages} must unroll between 1 and episode_steps = "
+                f"{self.episode_steps} steps and have non-negative lengths"
+            )
+        if self.transitions < self.episode_steps:
+            raise ValueError(
+                f"transitions = {self.transitions} is less than one episode of {self.episode_steps}"
+            )
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in all."""
+        return sum(count for _, count in self.stages)
+
+    @property
+    def episodes(self) -> int:
+        return math.ceil(self.transitions / self.episode_steps)
+
+    def with_steps(self, steps: int) -> Recipe:
+        """The same recipe with its stages scaled to ``steps`` in all."""
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, not {steps}")
+        ends = np.cumsum([count for _, count in self.stages]) / self.steps
+        bounds = np.rint(np.concatenate(([0.0], ends)) * steps).astype(int)
+        counts = np.diff(bounds)
+        return replace(
+            self,
+            stages=tuple(
+                (unroll, int(count)) for (unroll, _), count in zip(self.stages, counts, strict=True)
+            ),
+        )
+
+    def unroll(self, step: int) -> int:
+        """The unroll length of an optimiser step."""
+        for unroll, count in self.stages:
+            if step < count:
+                return unroll
+            step -= count
+        return self.stages[-1][0]
+
+
+class CheckpointMismatchError(ValueError):
+    """The folder holds a run of another recipe."""
+
+
+class TrainingInterrupted(Exception):
+    """Stopped on request, everything saved; the same call goes on from here."""
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A sibling to write to, moved onto ``path`` only when complete."""
+    partial = path.with_name(f".{path.name}.partial")
+    yield partial
+    os.replace(partial, path)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """128-wide layers gain nothing from more, and the sums keep one order on every machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _identity(task: str, recipe: Recipe) -> dict[str, Any]:
+    stages = [list(stage) for stage in recipe.stages]
+    return {"task": task, **asdict(recipe), "stages": stages}
+
+
+def gather_data(
+    environment: Callable[[], DataEnvironment],
+    recipe: Recipe,
+    folder: Path,
+    report: Report,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> tuple[Tensor, Tensor]:
+    """States (E, L+1, D) and actions (E, L, A), collecting the shards that are missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    states, actions = [], []
+    world: DataEnvironment | None = None
+    for shard, first in enumerate(range(0, recipe.episodes, _SHARD_EPISODES)):
+        episodes = min(_SHARD_EPISODES, recipe.episodes - first)
+        path = folder / f"shard-{shard:04d}.npz"
+        if not path.exists():
+            if should_stop():
+                raise TrainingInterrupted(f"stopped after {first} of {recipe.episodes} episodes")
+            if world is None:
+                world = environment()
+            generator = np.random.default_rng([recipe.seed, shard])
+            new = collect(world, generator, episodes, recipe.episode_steps)
+            with _replacing(path) as partial, open(partial, "wb") as file:
+                np.savez(file, states=new[0], actions=new[1])
+        with np.load(path) as arrays:
+            states.append(torch.from_numpy(arrays["states"]))
+            actions.append(torch.from_numpy(arrays["actions"]))
+        done = min(recipe.transitions, (first + episodes) * recipe.episode_steps)
+        report("collect", done, recipe.transitions, None)
+    return torch.cat(states), torch.cat(actions)
+
+
+def unroll_loss(
+    model: nn.Module, states: Tensor, actions: Tensor, change_scale: Tensor, smooth: float
+) -> Tensor:
+    """Smooth absolute error of an open loop, in units of a typical one-step change.
+
+    Impacts depend on where in a simulator's substep they fall and cannot be predicted to the end. A
+    squared error spends the network on them; an absolute one lets free motion become exact.
+
+    states (B, K+1, D), actions (B, K, A); gradients flow through all K steps.
+    """
+    state, loss = states[:, 0], states.new_zeros(())
+    for t in range(actions.shape[1]):
+        state = model(state, actions[:, t])
+        predicted, target = state / change_scale, states[:, t + 1] / change_scale
+        loss = loss + nn.functional.smooth_l1_loss(predicted, target, beta=smooth)
+    return loss / actions.shape[1]
+
+
+def _learning_rate(recipe: Recipe, step: int) -> float:
+    """Cosine to zero after a short linear warm-up."""
+    warmup = max(1, min(500, recipe.steps // 20))
+    decay = 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+    return recipe.learning_rate * min(1.0, (step + 1) / warmup) * decay
+
+
+def train(
+    task: str,
+    environment: Callable[[], DataEnvironment],
+    recipe: Recipe,
+    folder: Path,
+    *,
+    report: Report = lambda phase, done, total, loss: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    checkpoint_seconds: float = 15.0,
+) -> ResidualMLP:
+    """Trains to the recipe's end, from the checkpoint in ``folder`` if there is one.
+
+    Args:
+        task: its name, checked against the checkpoint's.
+        environment: makes the environment; called only if data are missing.
+        recipe: what to do.
+        folder: data and checkpoint; created if need be.
+        report: called often with the progress.
+        should_stop: asked between steps; once true, all is saved and TrainingInterrupted raised.
+        checkpoint_seconds: how much work a kill without that courtesy may cost.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint_path = folder / "checkpoint.pt"
+    identity = _identity(task, recipe)
+    checkpoint: dict[str, Any] | None = None
+    if checkpoint_path.exists():
+        checkpoint = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
+        if checkpoint["identity"] != identity:
+            was, now = checkpoint["identity"], identity
+            changed = sorted(k for k in {*was, *now} if was.get(k) != now.get(k))
+            raise CheckpointMismatchError(
+                f"{folder} holds another run: "
+                + ", ".join(f"{k} was {was.get(k)}, now {now.get(k)}" for k in changed)
+                + "; choose another folder or delete this one"
+            )
+    with _one_thread():
+        # Written before the first shard, so that data of another recipe are never mixed in.
+        if checkpoint is None:
+            _save(checkpoint_path, {"identity": identity, "step": 0})
+            checkpoint = {"step": 0}
+        states, actions = gather_data(environment, recipe, folder / "data", report, should_stop)
+        return _fit(
+            states,
+            actions,
+            recipe,
+            identity,
+            checkpoint,
+            checkpoint_path,
+            report,
+            should_stop,
+            checkpoint_seconds,
+        )
+
+
+def _save(path: Path, content: dict[str, Any]) -> None:
+    with _replacing(path) as partial:
+        torch.save(content, partial)
+
+
+def _fit(
+    states: Tensor,
+    actions: Tensor,
+    recipe: Recipe,
+    identity: dict[str, Any],
+    checkpoint: dict[str, Any],
+    checkpoint_path: Path,
+    report: Report,
+    should_stop: Callable[[], bool],
+    checkpoint_seconds: float,
+) -> ResidualMLP:
+    features, controls = states.shape[-1], actions.shape[-1]
+    with torch.random.fork_rng(devices=[]):  # the caller's random state is not ours to move
+        torch.manual_seed(recipe.seed)
+        model = ResidualMLP(features, controls, hidden=recipe.hidden, layers=recipe.layers)
+    with torch.no_grad():
+        for parameter in model.network[0].parameters():
+            parameter.mul_(recipe.input_gain)
+    model.fit_normalisation(
+        states[:, :-1].reshape(-1, features),
+        actions.reshape(-1, controls),
+        states[:, 1:].reshape(-1, features),
+    )
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
+    generator = torch.Generator().manual_seed(recipe.seed)
+    step = int(checkpoint["step"])
+    if step > 0:
+        model.load_state_dict(checkpoint["model"])
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        generator.set_state(checkpoint["generator"])
+
+    def save() -> None:
+        _save(checkpoint_path, {
+            "identity": identity, "step": step, "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(), "generator": generator.get_state(),
+        })  # fmt: skip
+
+    saved = time.monotonic()
+    while step < recipe.steps:
+        if should_stop():
+            save()
+            raise TrainingInterrupted(f"stopped after {step} of {recipe.steps} steps")
+        _one_step(model, optimizer, generator, states, actions, recipe, step, report)
+        step += 1
+        if time.monotonic() - saved > checkpoint_seconds:
+            save()
+            saved = time.monotonic()
+    save()
+    return model
+
+
+def _one_step(
+    model: ResidualMLP,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    states: Tensor,
+    actions: Tensor,
+    recipe: Recipe,
+    step: int,
+    report: Report,
+) -> None:
+    unroll = recipe.unroll(step)
+    episodes, length = actions.shape[:2]
+    episode = torch.randint(episodes, (recipe.batch, 1), generator=generator)
+    first = torch.randint(length - unroll + 1, (recipe.batch, 1), generator=generator)
+    time_rows = first + torch.arange(unroll + 1)
+    loss = unroll_loss(
+        model,
+        states[episode, time_rows],
+        actions[episode, time_rows[:, :-1]],
+        model.change_scale,
+        recipe.smooth,
+    )
+    for group in optimizer.param_groups:
+        group["lr"] = _learning_rate(recipe, step)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
+        report("train", step + 1, recipe.steps, float(loss.detach()))

@@ -1,0 +1,44 @@
+"""Wall-Single: through the door of a wall, in the plane."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from grasp_planner.tasks.data import Array, DataEnvironment
+from grasp_planner.tasks.task import Task
+from grasp_planner.tasks.training import Recipe
+from grasp_planner.tasks.wall_single import environment
+
+
+class WallSingleTask(Task):
+    """State (x, y) in a room of [-1, 1]², action (2,) in [-1, 1] moves up to 0.04 along each axis.
+
+    The success radius is half of the wall's thickness: no goal is reached through the wall.
+    """
+
+    name = "wall-single"
+    folder = Path(__file__).parent
+    recipe = Recipe(stages=((1, 5_000), (3, 3_000), (5, 4_000)))
+    state_names = ("x", "y")
+    feature_groups: ClassVar = {"position": (0, 1)}
+    step_seconds = None
+    unit = "map units"
+    walls = environment.WALLS
+    extent = environment.EXTENT
+    body_radius = 0.0
+    success_radius = environment.HALF_THICKNESS
+    near_wall = environment.STEP
+    _norm = "chebyshev"
+    _stride = 0.75 * environment.STEP  # a quarter of the time is left for detours and mistakes
+    _clearance = 0.05
+
+    @staticmethod
+    def make_environment() -> DataEnvironment:
+        return environment.WallSingle()
+
+    @classmethod
+    def random_positions(cls, generator: np.random.Generator, count: int, margin: float) -> Array:
+        return environment.random_positions(generator, count, margin)
