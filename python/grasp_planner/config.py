@@ -86,7 +86,7 @@ class GraspConfig:
     sync_lr: float = 0.05
     sync_optimizer: str = "adam"
     sync_blend: float = 1.0
-    final_sync_steps: int = 50
+    final_sync_steps: int = 100
     stop_cost: float | None = None
     max_rows: int | None = None
     action_features: int | None = None

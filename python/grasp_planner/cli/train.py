@@ -37,7 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("task", choices=tasks.names(), help="which task")
     parser.add_argument(
-        "--out", type=Path, default=None, metavar="DIR", help="default: runs/train-TASK"
+        "--out", type=Path, default=None, metavar="DIR", help="default: out/train-TASK"
     )
     parser.add_argument("--transitions", type=int, default=None, help="default: the recipe's")
     parser.add_argument("--steps", type=int, default=None, help="optimiser steps in all")
@@ -67,7 +67,7 @@ def _run(args: argparse.Namespace) -> int:
         recipe = replace(recipe, transitions=args.transitions)
     if args.steps is not None:
         recipe = recipe.with_steps(args.steps)
-    folder: Path = args.out if args.out is not None else Path("runs") / f"train-{task.name}"
+    folder: Path = args.out if args.out is not None else Path("out") / f"train-{task.name}"
     resumed = (folder / "training" / "checkpoint.pt").exists()
     began = time.monotonic()
     with _stop_requests() as requested, _progress() as report:
