@@ -53,8 +53,12 @@ class BuildError(RuntimeError):
     """The extension cannot be compiled here."""
 
 
+@functools.cache
 def status() -> Status:
-    """Finds (and may build) the extension. Raises if `GRASP_KERNELS_NATIVE=1` and there is none."""
+    """Finds (and may build) the extension, once; every dispatch asks, so the answer is kept.
+
+    Raises if `GRASP_KERNELS_NATIVE=1` and there is none.
+    """
     wanted = os.environ.get("GRASP_KERNELS_NATIVE", "")
     if wanted == "0":
         return Status(False, "skipped: GRASP_KERNELS_NATIVE=0")
@@ -90,10 +94,9 @@ def lifted_step_(
     horizon: int,
     free_terminal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rows = prediction.shape[:2]
-    dynamics = torch.empty(rows, dtype=torch.float32)
-    goal_error = torch.empty(rows, dtype=torch.float32)
-    cotangent = torch.empty(prediction.shape, dtype=prediction.dtype)
+    dynamics = torch.empty(prediction.shape[:2], dtype=torch.float32)
+    goal_error = torch.empty_like(dynamics)
+    cotangent = torch.empty_like(prediction)
     _ops().lifted_step_(
         trajectory,
         prediction,
@@ -125,9 +128,8 @@ def lifted_loss(
     feature_weight: Tensor | None,
     time_weight: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    rows = prediction.shape[:2]
-    dynamics = torch.empty(rows, dtype=torch.float32)
-    goal_error = torch.empty(rows, dtype=torch.float32)
+    dynamics = torch.empty(prediction.shape[:2], dtype=torch.float32)
+    goal_error = torch.empty_like(dynamics)
     _ops().lifted_loss(
         prediction, trajectory, goal, feature_weight, time_weight, dynamics, goal_error
     )
@@ -143,7 +145,7 @@ def lifted_loss_backward(
     feature_weight: Tensor | None,
     time_weight: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    prediction_gradient = torch.empty(prediction.shape, dtype=prediction.dtype)
+    prediction_gradient = torch.empty_like(prediction)
     trajectory_gradient = torch.empty(trajectory.shape, dtype=trajectory.dtype)
     trajectory_gradient[:, :1].zero_()  # the start is given
     _ops().lifted_loss_backward(
@@ -248,7 +250,6 @@ def _ops() -> _Ops:
     return _Ops(*(getattr(namespace, name).default for name in _Ops._fields))
 
 
-@functools.cache
 def _find() -> Status:
     try:
         path, how = _prebuilt() or _built()
