@@ -1,8 +1,7 @@
-"""Every test runs with poisoned allocations: an output that a kernel forgets to write shows as NaN."""
+"""Every test runs with poisoned allocations: an output that no kernel wrote shows as NaN."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ def _poison(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.fixture(autouse=True)
-def poisoned_allocations(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def poisoned_allocations(monkeypatch: pytest.MonkeyPatch) -> None:
     for owner, name in (
         (torch, "empty"),
         (torch, "empty_like"),
@@ -32,7 +31,6 @@ def poisoned_allocations(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             return _poison(_allocate(*args, **kwargs))
 
         monkeypatch.setattr(owner, name, poisoned)
-    yield
 
 
 @pytest.fixture(autouse=True)
