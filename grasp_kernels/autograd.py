@@ -27,17 +27,19 @@ class LiftedLossFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
         prediction: Tensor,
         trajectory: Tensor,
         goal: Tensor,
         feature_weight: Tensor | None,
         time_weight: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(prediction, trajectory, goal, feature_weight, time_weight)
         return torch.ops.grasp_kernels.lifted_loss(
             prediction, trajectory, goal, feature_weight, time_weight
         )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     @once_differentiable

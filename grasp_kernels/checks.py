@@ -55,6 +55,8 @@ def check_like(name: str, value: Tensor, other_name: str, other: Tensor) -> None
 
 def check_writable(name: str, value: Tensor) -> None:
     """No two elements of `value` share memory, so that an in-place step is well defined."""
+    if value.numel() == 0:
+        return
     reach = 1
     for stride, size in sorted(
         (s, n) for s, n in zip(value.stride(), value.shape, strict=True) if n > 1
@@ -136,16 +138,15 @@ def per_plan_columns(values: dict[str, Scalar], like: Tensor) -> Tensor:
     plans, dtype = like.shape[0], compute_dtype(like.dtype)
     for name, value in values.items():
         check_per_plan(name, value, plans, like.device)
-    if like.device.type == "cpu" and not any(isinstance(v, Tensor) for v in values.values()):
-        row = torch.tensor([float(v) for v in values.values()], dtype=dtype)
+    compiling = torch.compiler.is_compiling()
+    numbers = not any(isinstance(v, Tensor) for v in values.values())
+    if like.device.type == "cpu" and numbers and not compiling:
+        row = torch.tensor([float(v) for v in values.values()], dtype=dtype, device="cpu")
         return row.expand(plans, len(values))
-    # torch.full launches a fill; torch.tensor(..., device="cuda") would wait for the device.
-    columns = [
-        v.to(like.device, dtype)
-        if isinstance(v, Tensor)
-        else torch.full((), v, dtype=dtype, device=like.device)
-        for v in values.values()
-    ]
+    # A fill is launched; torch.tensor(..., device="cuda") would wait for the device. And a product
+    # keeps the number a variable of a compiled graph, where a fill would recompile for each value.
+    one = torch.ones((), dtype=dtype, device=like.device)
+    columns = [v.to(dtype) if isinstance(v, Tensor) else one * v for v in values.values()]
     return torch.stack([column.expand(plans) for column in columns], dim=-1)
 
 
@@ -185,8 +186,18 @@ def horizon_or_end(horizon: int | None, first_step: int, steps: int) -> int:
     return horizon
 
 
+def check_adam(betas: tuple[float, float], epsilon: float) -> None:
+    """Adam's numbers are in the ranges of its paper."""
+    if len(betas) != 2 or not all(0.0 <= beta < 1.0 for beta in betas):
+        raise ValueError(f"betas must be two numbers in [0, 1), got {betas}")
+    if not 0.0 < epsilon < torch.inf:
+        raise ValueError(f"epsilon must be above 0 and finite, got {epsilon}")
+
+
 def check_moments(state: dict[str, Any], actions: Tensor) -> None:
     """Adam's memory belongs to these actions."""
+    if not isinstance(state.get("step"), (int, torch.SymInt)):
+        raise ValueError(f"state['step'] must be an int, got {state.get('step')!r}")
     dtype = compute_dtype(actions.dtype)
     for name in ("first_moment", "second_moment"):
         moment = state.get(name)

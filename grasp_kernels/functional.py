@@ -18,6 +18,7 @@ from grasp_kernels.checks import (
     TERMINALS,
     Scalar,
     box_bounds,
+    check_adam,
     check_choice,
     check_int,
     check_like,
@@ -32,14 +33,14 @@ from grasp_kernels.checks import (
     signed_seed,
     weight_vector,
 )
-from grasp_kernels.reference import LiftedLoss, next_moments
+from grasp_kernels.reference import LiftedLoss, block_sum, next_moments
 
 
 def _loss(dynamics: Tensor, goal_error: Tensor, goal_weight: Tensor, per_step: bool) -> LiftedLoss:
     """Per-step losses `(N, T)` as they are, or summed over time."""
     if per_step:
         return LiftedLoss(dynamics, goal_error, dynamics + goal_weight[:, None] * goal_error)
-    dynamics, goal_error = dynamics.sum(-1), goal_error.sum(-1)
+    dynamics, goal_error = block_sum(dynamics), block_sum(goal_error)
     return LiftedLoss(dynamics, goal_error, dynamics + goal_weight * goal_error)
 
 
@@ -223,6 +224,7 @@ def action_step_(
     check_choice("optimizer", optimizer, OPTIMIZERS)
     low, high = box_bounds(low, high, actions, compare_bounds)
     step_size = per_plan_columns({"lr": lr}, actions)[:, 0]
+    check_adam(betas, epsilon)
     moments: tuple[Tensor | None, Tensor | None] = (None, None)
     corrections = (1.0, 1.0)
     if optimizer == "adam":  # the last check, since it begins to change `state`

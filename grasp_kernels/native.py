@@ -94,7 +94,7 @@ def lifted_step_(
     horizon: int,
     free_terminal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dynamics = torch.empty(prediction.shape[:2], dtype=torch.float32)
+    dynamics = torch.empty(prediction.shape[:2], dtype=torch.float32, device="cpu")
     goal_error = torch.empty_like(dynamics)
     cotangent = torch.empty_like(prediction)
     _ops().lifted_step_(
@@ -128,7 +128,7 @@ def lifted_loss(
     feature_weight: Tensor | None,
     time_weight: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    dynamics = torch.empty(prediction.shape[:2], dtype=torch.float32)
+    dynamics = torch.empty(prediction.shape[:2], dtype=torch.float32, device="cpu")
     goal_error = torch.empty_like(dynamics)
     _ops().lifted_loss(
         prediction, trajectory, goal, feature_weight, time_weight, dynamics, goal_error
@@ -146,7 +146,7 @@ def lifted_loss_backward(
     time_weight: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     prediction_gradient = torch.empty_like(prediction)
-    trajectory_gradient = torch.empty(trajectory.shape, dtype=trajectory.dtype)
+    trajectory_gradient = torch.empty(trajectory.shape, dtype=trajectory.dtype, device="cpu")
     trajectory_gradient[:, :1].zero_()  # the start is given
     _ops().lifted_loss_backward(
         dynamics_cotangent.float(),
@@ -204,7 +204,7 @@ def gaussian_noise(
     horizon: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    out = torch.empty((plan_ids.shape[0], steps, features), dtype=dtype)
+    out = torch.empty((plan_ids.shape[0], steps, features), dtype=dtype, device="cpu")
     _ops().gaussian_noise(plan_ids, seed, iteration, noise, modes, first_step, horizon, out)
     return out
 
@@ -213,14 +213,14 @@ def philox_words(
     plan_ids: Tensor, steps: int, features: int, seed: int, iteration: int, first_step: int
 ) -> Tensor:
     groups = (features + 3) // 4
-    out = torch.empty((plan_ids.shape[0], steps, 4 * groups), dtype=torch.int32)
+    out = torch.empty((plan_ids.shape[0], steps, 4 * groups), dtype=torch.int32, device="cpu")
     _ops().philox_words(plan_ids, features, seed, iteration, first_step, out)
     return out
 
 
 def normals_from_words(words: Tensor) -> Tensor:
     """The normals behind `gaussian_noise` from given int32 words `(4 n,)`: for tests, not an op."""
-    out = torch.empty(words.shape, dtype=torch.float32)
+    out = torch.empty(words.shape, dtype=torch.float32, device="cpu")
     _ops().normals_from_words(words, out)
     return out
 

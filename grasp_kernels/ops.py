@@ -228,9 +228,18 @@ def _backend(
 
 
 def _unshared(tensor: Tensor, written: Tensor) -> Tensor:
-    """`tensor`, dense, and copied if it lives in the storage that is about to be overwritten."""
-    shared = tensor.untyped_storage().data_ptr() == written.untyped_storage().data_ptr()
-    return tensor.clone(memory_format=torch.contiguous_format) if shared else tensor.contiguous()
+    """`tensor`, dense, and copied if it overlaps the memory that is about to be written."""
+    (first, last), (begin, end) = _span(tensor), _span(written)
+    if first < end and begin < last:
+        return tensor.clone(memory_format=torch.contiguous_format)
+    return tensor.contiguous()
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """The addresses [first, last) between which all elements lie."""
+    first = tensor.data_ptr()
+    reach = sum(s * (n - 1) for s, n in zip(tensor.stride(), tensor.shape, strict=True))
+    return first, first + (reach + 1) * tensor.element_size()
 
 
 def _unshared_optional(tensor: Tensor | None, written: Tensor) -> Tensor | None:

@@ -7,6 +7,7 @@ from grasp_kernels.reference.action_step import action_step_, action_update_, ne
 from grasp_kernels.reference.gaussian_noise import bridge_modes, gaussian_noise, normals_from_words
 from grasp_kernels.reference.lifted_loss import (
     LiftedLoss,
+    block_sum,
     compute_dtype,
     lifted_loss,
     lifted_loss_backward,
@@ -18,6 +19,7 @@ __all__ = [
     "LiftedLoss",
     "action_step_",
     "action_update_",
+    "block_sum",
     "bridge_modes",
     "compute_dtype",
     "gaussian_noise",

@@ -36,15 +36,15 @@ def per_plan(value: float | Tensor, like: Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=like.dtype, device=like.device).reshape(-1, 1, 1)
 
 
-def feature_sum(values: Tensor, block: int = 1024) -> Tensor:
-    """Sum over features in blocks of fixed size: one thread or eight, the same bits.
+def block_sum(values: Tensor, block: int = 1024) -> Tensor:
+    """Sum over the last axis in blocks of fixed size: one thread or eight, the same bits.
 
     torch splits a long sum of a single row among its threads, wherever they are.
     """
-    features = values.shape[-1]
-    if features <= block:
+    length = values.shape[-1]
+    if length <= block:
         return values.sum(-1)
-    padded = torch.nn.functional.pad(values, (0, -features % block))
+    padded = torch.nn.functional.pad(values, (0, -length % block))
     return padded.unflatten(-1, (-1, block)).sum(-1).sum(-1)
 
 
@@ -77,12 +77,12 @@ def lifted_loss(
     residual, goal_error, w, v = residuals(
         prediction, trajectory, goal, feature_weight, time_weight
     )
-    dynamics = feature_sum(w * residual**2)
-    goal_term = feature_sum(v * (w * goal_error**2))
+    dynamics = block_sum(w * residual**2)
+    goal_term = block_sum(v * (w * goal_error**2))
     total = dynamics + per_plan(goal_weight, dynamics)[..., 0] * goal_term
     if per_step:
         return LiftedLoss(dynamics, goal_term, total)
-    return LiftedLoss(dynamics.sum(-1), goal_term.sum(-1), total.sum(-1))
+    return LiftedLoss(block_sum(dynamics), block_sum(goal_term), block_sum(total))
 
 
 def lifted_loss_backward(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from grasp_kernels.reference.gaussian_noise import gaussian_noise
-from grasp_kernels.reference.lifted_loss import LiftedLoss, feature_sum, per_plan, residuals
+from grasp_kernels.reference.lifted_loss import LiftedLoss, block_sum, per_plan, residuals
 
 
 def lifted_step_(
@@ -42,8 +42,8 @@ def lifted_step_(
         prediction, trajectory, goal, feature_weight, time_weight
     )
     dtype = residual.dtype
-    dynamics = feature_sum(w * residual**2)
-    goal_term = feature_sum(v * (w * goal_error**2))
+    dynamics = block_sum(w * residual**2)
+    goal_term = block_sum(v * (w * goal_error**2))
     weight = per_plan(goal_weight, residual)
     cotangent = 2 * w * (residual + weight * v * goal_error)
 
@@ -73,5 +73,5 @@ def lifted_step_(
     total = dynamics + weight[..., 0] * goal_term
     if per_step:
         return LiftedLoss(dynamics, goal_term, total), cotangent.to(prediction.dtype)
-    loss = LiftedLoss(dynamics.sum(-1), goal_term.sum(-1), total.sum(-1))
+    loss = LiftedLoss(block_sum(dynamics), block_sum(goal_term), block_sum(total))
     return loss, cotangent.to(prediction.dtype)

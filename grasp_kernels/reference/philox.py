@@ -52,8 +52,8 @@ def words_at(rows: Tensor, plan_ids: Tensor, features: int, seed: int, iteration
     group = torch.arange(groups, device=device)
     shape = (len(plan_ids), len(rows), groups)
     counter = (
-        (rows.to(device)[:, None] * groups + group).expand(shape),
-        torch.tensor(iteration, device=device).expand(shape),
+        ((rows[:, None] * groups + group) & MASK).expand(shape),
+        torch.full((), iteration, device=device).expand(shape),
         (plan_ids & MASK)[:, None, None].expand(shape),
         ((plan_ids >> 32) & MASK)[:, None, None].expand(shape),
     )
@@ -64,6 +64,6 @@ def philox_words(
     plan_ids: Tensor, steps: int, features: int, *, seed: int, iteration: int, first_step: int = 0
 ) -> Tensor:
     """Bits of the words behind `gaussian_noise`, int32 `(N, steps, 4 * ceil(features / 4))`."""
-    rows = torch.arange(first_step, first_step + steps)
+    rows = torch.arange(first_step, first_step + steps, device=plan_ids.device)
     words = words_at(rows, plan_ids, features, seed, iteration)
     return torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)

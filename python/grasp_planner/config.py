@@ -4,60 +4,70 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from grasp_kernels.checks import MAX_MODES, NOISES, OPTIMIZERS, TERMINALS
-from grasp_planner.schedules import Schedule, as_schedule
+from grasp_planner.schedules import Schedule
 
 Bound = float | tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class GraspConfig:
-    """How to plan. The defaults are what worked best on the shipped tasks; `paper()` is the paper.
+    """How to plan. Each field: meaning, range, default, and what the paper has.
 
-    "paper" below is arXiv 2602.00475.
+    The defaults are what worked best on the shipped tasks; "paper" is arXiv 2602.00475, and
+    `GraspConfig.paper()` is its algorithm to the letter. Any iterable of numbers may stand for a
+    tuple, and any number for a float.
 
     Attributes:
-        horizon: T, time steps per plan, >= 1.
-        iterations: K, lifted iterations, >= 0.
-        candidates: R, plans per problem that differ in their noise; the best is returned. Paper: 1.
-        state_lr: step on the virtual states; 0.5 jumps to the prediction (`feature_weight` 1). > 0.
-        action_lr: step on the actions, in their own units for "adam", per unit of gradient for
-            "sgd".
-        state_optimizer: "sgd" is the fused step and the paper; "adam" (authors' code) takes three
-            passes.
-        action_optimizer: "adam" (authors' code) or "sgd" (paper).
-        goal_weight: weight of the predictions' distance to the goal. A number or a `Schedule`, >=
-            0.
-        noise: "white" (paper), "bridge" (smooth in time, crosses walls), "none".
-        noise_scale: standard deviation of one iteration's noise on the states. Number or
-            `Schedule`, >= 0.
-        noise_modes: sine waves in bridge noise, 1 to 64.
-        initial_noise_scale: noise of the same kind added to the initial trajectory. >= 0.
-        initial_actions_scale: standard deviation of smooth random initial actions; 0 (paper) starts
-            at zero. In units of the action. >= 0.
-        initialization: "linear" from start to goal (paper), or "rollout" of the initial actions.
-        terminal: "fixed": the last virtual state is the goal (paper); "free": it moves too.
-        state_scale: (D,), > 0, the unit of each state feature (its standard deviation is a good
-            choice). The planner works on state / state_scale, so that one step size, one noise
-            scale and one weight mean the same for every feature. None is 1.
-        feature_weight: w, (D,), >= 0, on scaled states; None is 1.
-        goal_feature_weight: (D,), the weights of the *rollout's* cost; None is `feature_weight`.
+        horizon: T, time steps per plan. >= 1; 50.
+        iterations: K, lifted iterations. >= 0; 200.
+        candidates: R, plans per problem, which differ in their noise; the best is returned.
+            >= 1; 8; paper 1.
+        state_lr: step on the virtual states; 0.5 jumps to the prediction where `feature_weight` is
+            1. > 0; 0.25.
+        action_lr: step on the actions, in their units for "adam", per unit of gradient for "sgd".
+            > 0; 0.2.
+        state_optimizer: "sgd", the fused step (paper), or "adam" (the authors' code), which takes
+            three passes over memory. "sgd".
+        action_optimizer: "adam" (the authors' code) or "sgd" (paper). "adam".
+        goal_weight: weight of every prediction's distance to the goal. A number or a `Schedule`,
+            >= 0; 0, since it pulls into walls that must be rounded; paper: fixed.
+        noise: "white" (paper), "bridge", smooth in time, which crosses walls, or "none". "bridge".
+        noise_scale: factor on one iteration's noise, in units of `state_scale`. A number or a
+            `Schedule`, >= 0; linear from 0.2 to 0.
+        noise_modes: sine waves in bridge noise. 1 to 64; 8.
+        initial_noise_scale: factor on the noise of the initial trajectory, in units of
+            `state_scale`. >= 0; 1.5; paper 0.
+        initial_actions_scale: factor on the noise that the initial actions of all but the first
+            candidate get (white if `noise` is, else bridge), in units of the action. >= 0; 0, as in
+            the paper.
+        initialization: "linear" from start to goal (paper), or "rollout" of the initial actions;
+            a warm start is always rolled out. "linear".
+        terminal: "fixed": the last virtual state is the goal (paper); "free": it moves. "fixed".
+        state_scale: (D,), the unit of each state feature; its standard deviation is a good choice.
+            The planner works on state / state_scale, so that one step size, one noise scale and one
+            weight mean the same for every feature. > 0; None is 1.
+        feature_weight: w, (D,), on scaled states. >= 0; None is 1.
+        goal_feature_weight: (D,), on scaled states, the weights of the *rollout's* cost. >= 0; None
+            is `feature_weight`.
         state_gradient_scale: 0 (GRASP) differentiates the model for actions only; up to 1 lets the
-            gradient through its state input back in.
-        action_low, action_high: the box, a number or (A,); None is unbounded.
-        sync_every: iterations between syncs through the true rollout; 0 never.
-        sync_steps: gradient steps on the actions in each sync. sync_lr: their size.
-        sync_optimizer: "adam" or "sgd" (paper: plain gradient descent).
-        sync_blend: how far the states are reset to the rollout after a sync, 0 to 1 (paper).
-        final_sync_steps: gradient steps after the last iteration.
-        stop_cost: freeze a plan whose rollout cost is at most this; None never does. The test stays
-            on the device: nothing is read back.
-        max_rows: largest number of (plan, time) rows evaluated at once; None is all. Bounds memory,
-            changes no result.
-        action_features: A, where neither warm-start actions nor the world model tell.
-        seed: of all noise, 0 to 2**64 - 1.
+            gradient through its state input back in. 0 to 1; 0.
+        action_low, action_high: the box, a number or (A,). None is unbounded.
+        sync_every: iterations between syncs through the true rollout; 0 never. >= 0; 50.
+        sync_steps: gradient steps on the actions in each sync. >= 0; 10.
+        sync_lr: their size, as `action_lr`. > 0; 0.05.
+        sync_optimizer: "adam" or "sgd" (paper). "adam".
+        sync_blend: how far the states move to the rollout after a sync. 0 to 1; 1 (paper).
+        final_sync_steps: gradient steps after the last iteration. >= 0; 100; paper `sync_steps`.
+        stop_cost: freeze a plan whose rollout cost is at most this, without reading it back from
+            the device. >= 0; None never does.
+        max_rows: how many (plan, time) rows the world model sees at once at most. It bounds memory
+            and changes no result. >= 1; None is all.
+        action_features: A, where neither warm-start actions, bounds nor the world model tell.
+        seed: of all noise. 0 to 2**64 - 1; 0.
     """
 
     horizon: int = 50
@@ -128,11 +138,11 @@ class GraspConfig:
         for name, (least, most) in INTEGERS.items():
             value = getattr(self, name)
             if not (value is None and name in OPTIONAL):
-                _check_int(name, value, least, most)
+                self._set(name, _check_int(name, value, least, most))
         for name, (low, high) in NUMBERS.items():
             value = getattr(self, name)
             if not (value is None and name in OPTIONAL):
-                _check_number(name, value, low, high)
+                self._set(name, _check_number(name, value, low, high))
         for name in ("state_lr", "action_lr", "sync_lr"):
             if getattr(self, name) == 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
@@ -145,8 +155,7 @@ class GraspConfig:
         for name in ("goal_weight", "noise_scale"):
             value = getattr(self, name)
             if not isinstance(value, Schedule):
-                _check_number(name, value, 0.0)
-                self._set(name, as_schedule(value))
+                self._set(name, Schedule(_check_number(name, value, 0.0)))
         for name in ("state_scale", "feature_weight", "goal_feature_weight"):
             if getattr(self, name) is not None:
                 self._set(name, _vector(name, getattr(self, name), 0.0))
@@ -154,8 +163,9 @@ class GraspConfig:
             raise ValueError(f"state_scale must be above 0, got {self.state_scale}")
         for name in ("action_low", "action_high"):
             bound = getattr(self, name)
-            if bound is not None and not isinstance(bound, (int, float)):
-                self._set(name, _vector(name, bound, -math.inf))
+            if bound is not None:
+                many = not isinstance(bound, Real)
+                self._set(name, _vector(name, bound, -math.inf) if many else float(bound))
         _check_bounds(self.action_low, self.action_high)
 
     def _set(self, name: str, value: Any) -> None:
@@ -196,18 +206,20 @@ CHOICES = {
 }
 
 
-def _check_int(name: str, value: Any, low: int, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
+def _check_int(name: str, value: Any, low: int, high: float) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if not low <= value <= high:
+    if not low <= int(value) <= high:
         raise ValueError(f"{name} must be from {low} to {high}, got {value}")
+    return int(value)
 
 
-def _check_number(name: str, value: Any, low: float, high: float = math.inf) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+def _check_number(name: str, value: Any, low: float, high: float = math.inf) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     if not (math.isfinite(value) and low <= value <= high):
         raise ValueError(f"{name} must be finite and from {low:g} to {high:g}, got {value}")
+    return float(value)
 
 
 def _vector(name: str, values: Any, low: float) -> tuple[float, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +20,12 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float64, torch.float16)
 class Problem:
     """B problems as N = B R plans, in scaled states, all tensors on one device.
 
-    `start`, `goal` `(N, D)`; `actions` `(N, T, A)`; `plan_ids` `(N,)`; `problem_ids` `(B,)`;
-    weights `(D,)` in the compute dtype; bounds `(A,)`; `state_scale` `(D,)` or None; `units` the
-    scale as a factor.
+    `start_given` `(B, D)` unscaled; `start`, `goal` `(N, D)`; `actions` `(N, T, A)`; `plan_ids`
+    `(N,)`; `problem_ids` `(B,)`; weights `(D,)` in the compute dtype; bounds `(A,)`; `state_scale`
+    `(D,)` or None; `units` the scale as a factor.
     """
 
+    start_given: Tensor
     start: Tensor
     goal: Tensor
     actions: Tensor
@@ -92,6 +94,7 @@ def check_problem(
         "goal_feature_weight", config.goal_feature_weight, features, start, compute
     )
     return Problem(
+        start_given=start,
         start=(start / units).repeat_interleave(repeats, 0),
         goal=(goal / units).repeat_interleave(repeats, 0),
         actions=warm.repeat_interleave(repeats, 0),
@@ -105,6 +108,18 @@ def check_problem(
         action_low=low,
         action_high=high,
     )
+
+
+def check_snapshots(snapshots: Any, iterations: int) -> frozenset[int]:
+    """The iterations whose virtual states are to be kept, each from 0 to `iterations`."""
+    try:
+        wanted = frozenset(operator.index(k) for k in snapshots)
+    except TypeError as error:
+        raise TypeError(f"snapshots must be a collection of ints, got {snapshots!r}") from error
+    for k in wanted:
+        if not 0 <= k <= iterations:
+            raise ValueError(f"snapshots must be from 0 to {iterations}, got {k}")
+    return wanted
 
 
 def _state(name: str, value: Any) -> Tensor:
@@ -146,12 +161,13 @@ def _action_features(world_model: WorldModel, config: GraspConfig, actions: Any)
         told["actions"] = actions.shape[2]
     if config.action_features is not None:
         told["config.action_features"] = config.action_features
-    attribute = getattr(world_model, "action_features", None)
-    if isinstance(attribute, int):
-        told["world_model.action_features"] = attribute
+    for owner in (world_model, module_of(world_model)):
+        attribute = getattr(owner, "action_features", None)
+        if isinstance(attribute, int):
+            told["world_model.action_features"] = attribute
     for name in ("action_low", "action_high"):
         bound = getattr(config, name)
-        if isinstance(bound, tuple) and len(bound) > 1:
+        if isinstance(bound, tuple):
             told[f"config.{name}"] = len(bound)
     if not told:
         raise ValueError(
@@ -178,7 +194,7 @@ def _bounds(config: GraspConfig, width: int, like: Tensor) -> tuple[Tensor | Non
     def exact(bound: Any) -> Tensor | None:
         if bound is None:
             return None
-        values = torch.tensor(bound, dtype=torch.float64)
+        values = torch.tensor(bound, dtype=torch.float64, device=like.device)
         return values.expand(width) if values.numel() == 1 else values
 
     rows = like.new_empty(1, 1, width)
@@ -202,7 +218,7 @@ def _problem_ids(plan_ids: Any, problems: int, repeats: int, device: torch.devic
         raise ValueError(
             f"plan_ids must have shape (B,) = ({problems},), got {tuple(plan_ids.shape)}"
         )
-    most = (2**63 - 1) // repeats
+    most = 2**63 // repeats
     if problems and (int(plan_ids.min()) < 0 or int(plan_ids.max()) >= most):
         raise ValueError(f"plan_ids must be from 0 to {most - 1} with {repeats} candidates")
     return plan_ids

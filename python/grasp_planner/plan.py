@@ -11,13 +11,14 @@ class NonFiniteWarning(RuntimeWarning):
     """Some plans met a NaN or an infinity; the message names them. Others are unaffected."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """The best plan per problem, judged by its true rollout. B problems, R candidates each.
 
     Attributes:
         actions: `(B, T, A)`, inside the bounds.
-        states: `(B, T + 1, D)`, the rollout of `actions` through the world model from `start`.
+        states: `(B, T + 1, D)`, the rollout of `actions` through the world model from `start`; NaN
+            after the start where no candidate had a finite rollout.
         cost: `(B,)`, weighted squared distance of the last state to the goal; inf where no
             candidate had a finite rollout.
         candidate_cost: `(B, R)`, the best cost of every candidate.

@@ -20,8 +20,9 @@ from grasp_kernels import (
     lifted_step_,
     scale_state_gradient,
 )
+from grasp_kernels.reference import block_sum
 from grasp_planner.config import GraspConfig
-from grasp_planner.inputs import Problem, check_problem
+from grasp_planner.inputs import Problem, check_problem, check_snapshots
 from grasp_planner.plan import NonFiniteWarning, Plan
 from grasp_planner.schedules import Schedule
 from grasp_planner.world_model import CheckedModel, WorldModel, frozen
@@ -45,6 +46,8 @@ class GraspPlanner:
     def __init__(self, world_model: WorldModel, config: GraspConfig | None = None) -> None:
         if not callable(world_model):
             raise TypeError(f"world_model must be callable, got {type(world_model).__name__}")
+        if config is not None and not isinstance(config, GraspConfig):
+            raise TypeError(f"config must be a GraspConfig, got {type(config).__name__}")
         self.world_model = world_model
         self.config = GraspConfig() if config is None else config
 
@@ -72,11 +75,12 @@ class GraspPlanner:
         Raises:
             TypeError, ValueError: an argument or the world model's answer is wrong; it is named.
         """
+        wanted = check_snapshots(snapshots, self.config.iterations)
         with torch.inference_mode(False), frozen(self.world_model):
             problem = check_problem(self.world_model, self.config, start, goal, actions, plan_ids)
             with torch.no_grad():
                 search = _Search(self.world_model, self.config, problem)
-                search.run(frozenset(snapshots), progress)
+                search.run(wanted, progress)
                 return search.result()
 
 
@@ -97,7 +101,11 @@ class _Search:
         self.loss_history = self.schedule.new_zeros(config.iterations, problem.plans)
         self.best_cost = self.schedule.new_full((problem.plans,), torch.inf)
         self.best_actions = self.actions.clone()
-        self.best_states = self.trajectory.clone()
+        # Of a plan without any finite rollout nothing is known but its start.
+        self.best_states = torch.full_like(self.trajectory, torch.nan)
+        self.best_states[:, 0] = problem.start
+        # False once a plan has met a NaN or an infinity anywhere.
+        self.sound = torch.ones_like(self.active, dtype=torch.bool)
         self.snapshots: dict[int, Tensor] = {}
 
     # -------------------------------------------------------------------------------- the loop
@@ -109,7 +117,8 @@ class _Search:
         self.snapshot(0, snapshots)
         for k in range(1, config.iterations + 1):
             gradient = self.fused_pass(k) if fused else self.autograd_pass(k)
-            self.loss_history[k - 1] = self.step_loss.sum(-1)
+            self.loss_history[k - 1] = block_sum(self.step_loss)
+            self.sound &= torch.isfinite(self.loss_history[k - 1]) & all_finite(gradient)
             action_step_(
                 self.actions,
                 gradient,
@@ -248,16 +257,18 @@ class _Search:
         """
         config, problem = self.config, self.problem
         gradient = torch.empty_like(self.actions) if with_gradient else self.actions
-        rows = config.max_rows or max(problem.plans, 1)
-        for n in range(0, problem.plans, rows):
-            plans = slice(n, n + rows)
+        for plans in plan_blocks(problem.plans, config.max_rows):
             with torch.set_grad_enabled(with_gradient):
                 actions = self.actions[plans].detach().requires_grad_(with_gradient)
                 states = self.model.rollout(problem.start[plans], actions, config.max_rows)
                 cost = rollout_cost(states, problem.goal[plans], problem.goal_feature_weight)
                 if with_gradient:
-                    (gradient[plans],) = torch.autograd.grad(cost.sum(), actions)
+                    (found,) = torch.autograd.grad(cost.sum(), actions, allow_unused=True)
+                    gradient[plans] = self.model.needed(found)
+                    self.sound[plans] &= all_finite(gradient[plans])
             states, cost = states.detach(), cost.detach()
+            arrived = torch.isfinite(cost)
+            self.sound[plans] &= arrived
             better = cost < self.best_cost[plans]  # False for NaN
             self.best_cost[plans] = torch.where(better, cost, self.best_cost[plans])
             better = better[:, None, None]
@@ -265,9 +276,10 @@ class _Search:
                 better, actions.detach(), self.best_actions[plans]
             )
             self.best_states[plans] = torch.where(better, states, self.best_states[plans])
-            if follow:
+            if follow and config.sync_blend > 0:
                 inner = self.trajectory[plans, 1 : config.horizon + (config.terminal == "free")]
-                inner.lerp_(states[:, 1 : inner.shape[1] + 1], config.sync_blend)
+                blend = inner.lerp(states[:, 1 : inner.shape[1] + 1], config.sync_blend)
+                inner.copy_(torch.where(arrived[:, None, None], blend, inner))
         if config.stop_cost is not None:
             self.active = (self.best_cost > config.stop_cost).to(self.active.dtype)
         return gradient
@@ -291,16 +303,14 @@ class _Search:
         rows = torch.arange(shape[0], device=best.device) * config.candidates + best
         finite = torch.isfinite(cost)
         history = self.loss_history.unflatten(-1, shape)
-        sound = (
-            finite
-            & torch.isfinite(history).all(0)
-            & torch.isfinite(self.actions).flatten(1).all(1).view(shape)
-        )
+        sound = self.sound.view(shape)
         if not bool(sound.all()):
             warn_non_finite(sound, problem.problem_ids)
+        states = self.best_states[rows] * problem.units
+        states[:, 0] = problem.start_given  # as it came: scaling and back may round
         return Plan(
             actions=self.best_actions[rows],
-            states=self.best_states[rows] * problem.units,
+            states=states,
             cost=cost.gather(1, best[:, None])[:, 0],
             candidate_cost=cost,
             loss_history=history,
@@ -309,6 +319,17 @@ class _Search:
             backend=grasp_kernels.backend_for(problem.start.device, problem.start.dtype),
             snapshots=self.snapshots,
         )
+
+
+def plan_blocks(plans: int, max_rows: int | None) -> list[slice]:
+    """All plans in blocks of at most `max_rows`."""
+    rows = max_rows or max(plans, 1)
+    return [slice(n, n + rows) for n in range(0, plans, rows)]
+
+
+def all_finite(values: Tensor) -> Tensor:
+    """Per plan, `(N, ...)` to `(N,)` bool."""
+    return torch.isfinite(values).flatten(1).all(1)
 
 
 def rollout_cost(states: Tensor, goal: Tensor, weight: Tensor | None) -> Tensor:
@@ -326,7 +347,7 @@ def schedule_table(config: GraspConfig, like: Tensor) -> Tensor:
         (config.goal_weight(k, count), config.noise_scale(k, count)) for k in range(1, count + 1)
     ]
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    return torch.tensor(rows, dtype=dtype).reshape(-1, 2).to(like.device)
+    return torch.tensor(rows, dtype=dtype, device="cpu").reshape(-1, 2).to(like.device)
 
 
 def state_noise(
@@ -360,7 +381,7 @@ def initialise(model: CheckedModel, config: GraspConfig, problem: Problem) -> tu
             seed=config.seed,
             iteration=INITIAL_ACTIONS,
             plan_ids=problem.plan_ids,
-            noise=config.noise,
+            noise="white" if config.noise == "white" else "bridge",
             modes=config.noise_modes,
             dtype=actions.dtype,
         )
@@ -373,7 +394,11 @@ def initialise(model: CheckedModel, config: GraspConfig, problem: Problem) -> tu
     if problem.action_high is not None:
         actions = actions.minimum(problem.action_high)
     if config.initialization == "rollout" or problem.warm:
-        trajectory = model.rollout(problem.start, actions)
+        blocks = plan_blocks(problem.plans, config.max_rows)
+        parts = [model.rollout(problem.start[plans], actions[plans]) for plans in blocks]
+        trajectory = (
+            torch.cat(parts) if parts else actions.new_empty(0, steps + 1, problem.state_features)
+        )
     else:
         progress = torch.linspace(0, 1, steps + 1, dtype=actions.dtype, device=actions.device)
         trajectory = torch.lerp(problem.start[:, None], problem.goal[:, None], progress[:, None])

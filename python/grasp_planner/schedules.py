@@ -50,8 +50,3 @@ class Schedule:
         if self.kind == "linear":
             return self.start + (self.end - self.start) * progress
         return self.end + (self.start - self.end) * (1 + math.cos(math.pi * progress)) / 2
-
-
-def as_schedule(value: float | Schedule) -> Schedule:
-    """A plain number is a constant schedule."""
-    return value if isinstance(value, Schedule) else Schedule(float(value))

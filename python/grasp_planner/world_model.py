@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -23,9 +26,45 @@ class WorldModel(Protocol):
 
 
 def module_of(world_model: Callable[..., Tensor]) -> nn.Module | None:
-    """The module behind a world model: itself, or the owner of a bound method."""
+    """The module behind a world model: itself, or the owner of a bound method or a partial."""
+    while isinstance(world_model, functools.partial):
+        world_model = world_model.func
     owner = getattr(world_model, "__self__", world_model)
     return owner if isinstance(owner, nn.Module) else None
+
+
+class _Frozen:
+    """A module's modes, flags and buffers as they were found, put back by `restore`."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.users = 0
+        self.trainable = [p for p in module.parameters() if p.requires_grad]
+        self.training = [part for part in module.modules() if part.training]
+        self.buffers = [
+            (part, name, buffer, buffer.clone())
+            for part in module.modules()
+            for name, buffer in part._buffers.items()
+            if buffer is not None
+        ]
+        for part in self.training:
+            part.training = False
+        for parameter in self.trainable:
+            parameter.requires_grad_(False)
+
+    def restore(self) -> None:
+        for part in self.training:
+            part.training = True
+        for parameter in self.trainable:
+            parameter.requires_grad_(True)
+        with torch.no_grad():
+            for part, name, buffer, before in self.buffers:
+                part._buffers[name] = buffer  # the model may have put another in its place
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
+
+
+_frozen: weakref.WeakKeyDictionary[nn.Module, _Frozen] = weakref.WeakKeyDictionary()
+_frozen_lock = threading.Lock()
 
 
 @contextmanager
@@ -33,41 +72,30 @@ def frozen(world_model: Callable[..., Tensor]) -> Iterator[None]:
     """Evaluation mode and no weight gradients inside; everything as before outside, also on error.
 
     Buffers that the model changes as it runs (counters, running statistics) are put back too.
-    `.grad` is
-    never touched: the planner differentiates for actions only.
+    `.grad` is never touched: the planner differentiates for actions only. Threads may plan through
+    one module at the same time: the first in freezes it, the last out restores it.
     """
     module = module_of(world_model)
     if module is None:
         yield
         return
-    modes = [(part, part.training) for part in module.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
-    buffers = [
-        (part, name, buffer, buffer._version, buffer.clone())
-        for part in module.modules()
-        for name, buffer in part._buffers.items()
-        if buffer is not None
-    ]
+    with _frozen_lock:
+        found = _frozen.get(module)
+        if found is None:
+            found = _frozen[module] = _Frozen(module)
+        found.users += 1
     try:
-        module.eval()
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
         yield
     finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-        for part, mode in modes:
-            part.training = mode
-        with torch.no_grad():
-            for part, name, buffer, version, before in buffers:
-                part._buffers[name] = buffer  # the model may have put another in its place
-                if buffer._version != version:
-                    buffer.copy_(before)
+        with _frozen_lock:
+            found.users -= 1
+            if found.users == 0:
+                del _frozen[module]
+                found.restore()
 
 
 class CheckedModel:
-    """A world model in units of `scale`, its answers checked: shape, and a gradient path from the
-    actions.
+    """A world model in units of `scale`, its answers checked: shape, and a path from the actions.
 
     `scale` `(D,)` or None: states here are the world model's divided by it.
     """
@@ -77,7 +105,17 @@ class CheckedModel:
         self.scale = scale
 
     def __call__(self, state: Tensor, action: Tensor) -> Tensor:
-        prediction = self.world_model(state if self.scale is None else state * self.scale, action)
+        given = state if self.scale is None else state * self.scale
+        versions = given._version, action._version
+        try:
+            prediction = self.world_model(given, action)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"world_model failed on state {tuple(given.shape)} {given.dtype} and action "
+                f"{tuple(action.shape)} {action.dtype}, {self.parameters()}: {error}"
+            ) from error
+        if (given._version, action._version) != versions:
+            raise ValueError("world_model changes its state or action input in place")
         if not isinstance(prediction, Tensor):
             raise TypeError(
                 "world_model must return a tensor of next states (rows, D), "
@@ -95,6 +133,14 @@ class CheckedModel:
             )
         prediction = prediction.to(state.dtype)
         return prediction if self.scale is None else prediction / self.scale
+
+    def parameters(self) -> str:
+        """What the world model is made of, for a message."""
+        module = module_of(self.world_model)
+        parameter = None if module is None else next(module.parameters(), None)
+        if parameter is None:
+            return "no parameters"
+        return f"parameters {parameter.dtype} on {parameter.device}"
 
     def action_gradient(self, prediction: Tensor, action: Tensor, cotangent: Tensor) -> Tensor:
         """`(dF/da)^T cotangent`: one VJP, for the actions alone."""
@@ -129,7 +175,6 @@ class CheckedModel:
                 state,
                 part,
                 use_reentrant=False,
-                preserve_rng_state=False,
             )
             states.extend(rows.unbind(0))
             state = rows[-1]
