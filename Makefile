@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan test test-slow lint format train bench-step aot clean
+.PHONY: help setup plan test test-slow lint format train bench-step bench-planner aot clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -16,6 +16,8 @@ help: ## this list
 setup: $(READY) ## a virtual environment with everything, and the native kernels built
 
 $(READY): requirements.lock pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/cpu/*.cpp csrc/include/grasp/*.h)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make: requirements.lock needs \
+	Python 3.11 or newer, $(PYTHON) is %d.%d; name another: make PYTHON=..." % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
@@ -42,12 +44,15 @@ format: setup ## let the formatters write
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(wildcard csrc/*.cpp csrc/cpu/*.cpp csrc/include/grasp/*.h)
 
-train: setup ## retrain the shipped world models into out/train (minutes)
-	$(BIN)/grasp train pointmaze-umaze --out out/train/pointmaze-umaze
-	$(BIN)/grasp train wall-single --out out/train/wall-single
+train: setup ## retrain the world models: out/train-TASK (minutes)
+	$(BIN)/grasp train pointmaze-umaze
+	$(BIN)/grasp train wall-single
 
-bench-step: setup ## time the fused step against eager, compiled and a copy
+bench-step: setup ## time the fused step against eager, compiled and a copy; fails if too slow
 	$(BIN)/python bench/step.py
+
+bench-planner: setup ## success and time of the default settings and the paper's (minutes)
+	$(BIN)/python bench/planner.py
 
 aot: setup ## compile every Triton kernel for named GPUs, count registers and instructions
 	$(BIN)/python -m grasp_kernels.aot

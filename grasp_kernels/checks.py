@@ -1,7 +1,7 @@
 """The checks behind the public calls: every error names the argument, what came and what is
 accepted.
 
-No check reads a value off the device, so none of them makes the host wait.
+No check reads a value off a GPU, so none of them makes the host wait.
 """
 
 from __future__ import annotations
@@ -55,18 +55,17 @@ def check_like(name: str, value: Tensor, other_name: str, other: Tensor) -> None
 
 def check_writable(name: str, value: Tensor) -> None:
     """No two elements of `value` share memory, so that an in-place step is well defined."""
-    if value.numel() == 0:
-        return
-    reach = 1
-    for stride, size in sorted(
-        (s, n) for s, n in zip(value.stride(), value.shape, strict=True) if n > 1
-    ):
-        if stride < reach:
-            raise ValueError(
-                f"{name} is written in place, but its elements overlap in memory "
-                f"(shape {shape_of(value)}, strides {value.stride()}); pass {name}.clone()"
-            )
-        reach += stride * (size - 1)
+    if not value.is_contiguous() and value.numel() > 0:
+        reach = 1
+        for stride, size in sorted(
+            (s, n) for s, n in zip(value.stride(), value.shape, strict=True) if n > 1
+        ):
+            if stride < reach:
+                raise ValueError(
+                    f"{name} is written in place, but its elements overlap in memory "
+                    f"(shape {shape_of(value)}, strides {value.stride()}); pass {name}.clone()"
+                )
+            reach += stride * (size - 1)
     if value.requires_grad and not value.is_leaf:
         raise ValueError(
             f"{name} is written in place but is part of an autograd graph; detach it first"
@@ -188,9 +187,10 @@ def horizon_or_end(horizon: int | None, first_step: int, steps: int) -> int:
 
 def check_adam(betas: tuple[float, float], epsilon: float) -> None:
     """Adam's numbers are in the ranges of its paper."""
-    if len(betas) != 2 or not all(0.0 <= beta < 1.0 for beta in betas):
+    pair = isinstance(betas, (tuple, list)) and len(betas) == 2
+    if not pair or not all(isinstance(b, (int, float)) and 0.0 <= b < 1.0 for b in betas):
         raise ValueError(f"betas must be two numbers in [0, 1), got {betas}")
-    if not 0.0 < epsilon < torch.inf:
+    if not isinstance(epsilon, (int, float)) or not 0.0 < epsilon < torch.inf:
         raise ValueError(f"epsilon must be above 0 and finite, got {epsilon}")
 
 

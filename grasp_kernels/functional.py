@@ -33,7 +33,13 @@ from grasp_kernels.checks import (
     signed_seed,
     weight_vector,
 )
+from grasp_kernels.ops import op
 from grasp_kernels.reference import LiftedLoss, block_sum, next_moments
+
+# Resolved once: a look-up by name at every call would cost as much as a small kernel.
+lifted_step_op, action_step_op, gaussian_noise_op = map(
+    op, ("lifted_step_", "action_step_", "gaussian_noise")
+)
 
 
 def _loss(dynamics: Tensor, goal_error: Tensor, goal_weight: Tensor, per_step: bool) -> LiftedLoss:
@@ -41,7 +47,7 @@ def _loss(dynamics: Tensor, goal_error: Tensor, goal_weight: Tensor, per_step: b
     if per_step:
         return LiftedLoss(dynamics, goal_error, dynamics + goal_weight[:, None] * goal_error)
     dynamics, goal_error = block_sum(dynamics), block_sum(goal_error)
-    return LiftedLoss(dynamics, goal_error, dynamics + goal_weight * goal_error)
+    return LiftedLoss(dynamics, goal_error, torch.addcmul(dynamics, goal_weight, goal_error))
 
 
 def lifted_loss(
@@ -158,7 +164,7 @@ def lifted_step_(
     coefficients = per_plan_columns(
         {"state_lr": state_lr, "goal_weight": goal_weight, "noise_scale": noise_scale}, prediction
     )
-    dynamics, goal_error, cotangent = torch.ops.grasp_kernels.lifted_step_(
+    dynamics, goal_error, cotangent = lifted_step_op(
         trajectory,
         prediction,
         goal,
@@ -234,7 +240,7 @@ def action_step_(
             check_moments(state, actions)
         moments = next_moments(actions, state)
         corrections = (1 - betas[0] ** state["step"], 1 - betas[1] ** state["step"])
-    torch.ops.grasp_kernels.action_step_(
+    action_step_op(
         actions,
         gradient,
         *moments,
@@ -287,7 +293,7 @@ def gaussian_noise(
         raise TypeError(f"dtype must be one of {DTYPES}, got {dtype}")
     device = plan_ids.device if isinstance(plan_ids, Tensor) else torch.device(device)
     ids = plan_id_tensor(plan_ids, plans, device)
-    return torch.ops.grasp_kernels.gaussian_noise(
+    return gaussian_noise_op(
         ids,
         steps,
         features,

@@ -53,6 +53,12 @@ for _name, _schema in SCHEMAS.items():
     library.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
 
 
+def op(name: str) -> torch._ops.OpOverload:
+    """The op of that name, as `torch.compile` and a profiler see it."""
+    found: torch._ops.OpOverload = getattr(torch.ops.grasp_kernels, name).default
+    return found
+
+
 # ------------------------------------------------------------------ the reference behind the schema
 
 
@@ -227,23 +233,28 @@ def _backend(
     return REFERENCE[name]
 
 
-def _unshared(tensor: Tensor, written: Tensor) -> Tensor:
-    """`tensor`, dense, and copied if it overlaps the memory that is about to be written."""
-    (first, last), (begin, end) = _span(tensor), _span(written)
-    if first < end and begin < last:
-        return tensor.clone(memory_format=torch.contiguous_format)
-    return tensor.contiguous()
-
-
 def _span(tensor: Tensor) -> tuple[int, int]:
     """The addresses [first, last) between which all elements lie."""
-    first = tensor.data_ptr()
+    first, size = tensor.data_ptr(), tensor.element_size()
+    if tensor.is_contiguous():
+        return first, first + tensor.numel() * size
     reach = sum(s * (n - 1) for s, n in zip(tensor.stride(), tensor.shape, strict=True))
-    return first, first + (reach + 1) * tensor.element_size()
+    return first, first + (reach + 1) * size
 
 
-def _unshared_optional(tensor: Tensor | None, written: Tensor) -> Tensor | None:
-    return None if tensor is None else _unshared(tensor, written)
+class _ApartFrom:
+    """Makes operands dense, and copies one that overlaps the memory that is about to be written."""
+
+    def __init__(self, written: Tensor) -> None:
+        self.begin, self.end = _span(written)
+
+    def __call__(self, tensor: Tensor | None) -> Any:
+        if tensor is None:
+            return None
+        first, last = _span(tensor)
+        if first < self.end and self.begin < last:
+            return tensor.clone(memory_format=torch.contiguous_format)
+        return tensor.contiguous()
 
 
 def _dense_features(tensor: Tensor) -> Tensor:
@@ -316,16 +327,16 @@ def _lifted_step_(
 ) -> tuple[Tensor, Tensor, Tensor]:
     empty = prediction.numel() == 0
     run = _backend("lifted_step_", trajectory.device, trajectory.dtype, empty)
-    states = _dense_features(trajectory)
+    states, apart = _dense_features(trajectory), _ApartFrom(trajectory)
     result = run(
         states,
-        _unshared(prediction, trajectory),  # a model may return a view of its own input
-        _unshared(goal, trajectory),
-        _unshared(coefficients, trajectory),
+        apart(prediction),  # a model may return a view of its own input
+        apart(goal),
+        apart(coefficients),
         plan_ids.contiguous(),
-        _unshared_optional(feature_weight, trajectory),
-        _unshared_optional(time_weight, trajectory),
-        _unshared_optional(state_gradient, trajectory),
+        apart(feature_weight),
+        apart(time_weight),
+        apart(state_gradient),
         *rest,
     )
     _wrote(trajectory, states)
@@ -346,9 +357,8 @@ def _action_step_(
     written = [t for t in (actions, first_moment, second_moment) if t is not None]
     dense = [t.contiguous() for t in written]
     moments = dense[1:] if len(dense) == 3 else [None, None]
-    gradient = _unshared(gradient, actions)
-    limits = (_unshared_optional(bound, actions) for bound in (low, high))
-    run(dense[0], gradient, *moments, _unshared(lr, actions), *limits, *rest)
+    apart = _ApartFrom(actions)
+    run(dense[0], apart(gradient), *moments, apart(lr), apart(low), apart(high), *rest)
     for tensor, through in zip(written, dense, strict=True):
         _wrote(tensor, through)
 

@@ -217,7 +217,7 @@ def _check_int(name: str, value: Any, low: int, high: float) -> int:
 def _check_number(name: str, value: Any, low: float, high: float = math.inf) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not (math.isfinite(value) and low <= value <= high):
+    if not (math.isfinite(value) and low <= float(value) <= high):
         raise ValueError(f"{name} must be finite and from {low:g} to {high:g}, got {value}")
     return float(value)
 

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import sys
 from collections.abc import Sequence
 
 from grasp_planner.cli import plan, train
+
+DISTRIBUTION = "grasp-kernels"
+
+
+def version() -> str:
+    """The installed version; a source tree on the path has none."""
+    try:
+        return importlib.metadata.version(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,12 +26,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="grasp",
         description="Lifted planning through world models (GRASP, arXiv 2602.00475).",
     )
+    parser.add_argument("--version", action="version", version=f"{DISTRIBUTION} {version()}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands = {"plan": plan, "train": train}
-    for command in commands.values():
+    for command in (plan, train):
         command.add_parser(subparsers)
     args = parser.parse_args(argv)
-    return commands[args.command].run(args)
+    status: int = args.run(args)
+    return status
 
 
 def entry_point() -> None:

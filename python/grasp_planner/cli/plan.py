@@ -6,6 +6,8 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Collection
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,16 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from torch import Tensor
 
 from grasp_planner import tasks
+from grasp_planner.cli.arguments import device, fraction, integer, positive, seed
 from grasp_planner.config import GraspConfig
 from grasp_planner.plan import Plan
 from grasp_planner.planner import GraspPlanner
 from grasp_planner.plots import animate_execution, draw_plan
 from grasp_planner.tasks import MissingExtraError, Problems, Task
+from grasp_planner.tasks.requirements import require
 
 TOO_FEW = 1  # exit status: fewer plans reached the goal than --min-success asks for
 USAGE = 2  # exit status: the command could not run as asked
@@ -35,46 +40,78 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "environment. Writes plan.json, plan.png and plan.gif. Exit status 1 if too few plans "
         "reach their goal.",
     )
-    parser.add_argument("task", choices=tasks.names(), help="which task")
-    parser.add_argument("--horizon", type=int, default=50, metavar="T", help="steps per plan (50)")
-    parser.add_argument("--problems", type=int, default=30, metavar="B", help="how many (30)")
-    parser.add_argument("--seed", type=int, default=0, help="of the problems and of the noise (0)")
-    parser.add_argument(
-        "--out", type=Path, default=Path("out/plan"), metavar="DIR", help="(out/plan)"
+    ours, papers = GraspConfig(), GraspConfig.paper()
+    add = parser.add_argument
+    add("task", choices=tasks.names(), help="which task")
+    add("--horizon", type=positive, default=50, metavar="T", help="steps per plan (50)")
+    add("--problems", type=positive, default=30, metavar="B", help="how many (30)")
+    add("--seed", type=seed, default=0, help="of the problems and of the noise (0)")
+    add("--out", type=Path, default=Path("out/plan"), metavar="DIR", help="(out/plan)")
+    add(
+        "--weights",
+        type=Path,
+        metavar="DIR",
+        help="a world model that `grasp train --out` wrote (the shipped one)",
     )
-    parser.add_argument(
-        "--weights", type=Path, metavar="DIR", help="a world model that `grasp train --out` wrote"
+    add("--paper", action="store_true", help="the paper's settings in place of the defaults")
+    add(
+        "--candidates",
+        type=positive,
+        metavar="R",
+        help=f"plans per problem ({ours.candidates}; with --paper {papers.candidates})",
     )
-    parser.add_argument(
-        "--paper", action="store_true", help="the paper's settings in place of the defaults"
+    add(
+        "--iterations",
+        type=integer(0),
+        metavar="K",
+        help=f"lifted iterations ({ours.iterations}; with --paper {papers.iterations})",
     )
-    parser.add_argument("--candidates", type=int, metavar="R", help="plans per problem")
-    parser.add_argument("--iterations", type=int, metavar="K", help="lifted iterations")
-    parser.add_argument(
-        "--max-rows", type=int, metavar="ROWS", help="memory bound, see GraspConfig"
+    add(
+        "--max-rows",
+        type=positive,
+        metavar="ROWS",
+        help="most (plan, time step) pairs that the world model evaluates at once: bounds the "
+        "memory of its activations and gradients, changes no plan (no bound)",
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (torch's default)")
-    parser.add_argument(
+    add("--device", type=device, default="cpu", help="where to plan, such as cuda (cpu)")
+    add(
+        "--threads",
+        type=positive,
+        metavar="N",
+        help=f"CPU threads (torch's choice, here {torch.get_num_threads()})",
+    )
+    add(
         "--min-success",
-        type=float,
+        type=fraction,
         default=0.6,
         metavar="F",
         help="fraction that must reach the goal in the environment for exit status 0 (0.6)",
     )
-    parser.add_argument("--no-pictures", action="store_true", help="write plan.json only")
+    add("--no-pictures", action="store_true", help="write plan.json only")
+    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Plans, executes, reports; returns the exit status."""
     console = Console()
+    changes = {name: getattr(args, name) for name in ("candidates", "iterations", "max_rows")}
+    changes = {name: value for name, value in changes.items() if value is not None}
     try:
         if args.threads is not None:
             torch.set_num_threads(args.threads)
+        if not args.no_pictures:  # before the work, not after it
+            require("matplotlib", task=args.task)
         task = tasks.load(args.task, weights=args.weights)
         problems = task.sample_problems(args.problems, horizon=args.horizon, seed=args.seed)
-        config = task_config(task, args)
+        config = task_config(
+            task, horizon=args.horizon, seed=args.seed, paper=args.paper, **changes
+        )
         args.out.mkdir(parents=True, exist_ok=True)
-        plan, seconds = timed_plan(task, problems, config, console)
+        last = config.iterations
+        wanted = {min(k, last) for k in (0, 5, 25, last // 4, last)}
+        plan, seconds = timed_plan(
+            task, problems, config, console, device=args.device, snapshots=wanted
+        )
         executed = task.rollout(plan.actions, problems)
     except (ValueError, TypeError, MissingExtraError, OSError) as error:
         print(f"grasp plan: {error}", file=sys.stderr)
@@ -82,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
 
     report = make_report(args, task, problems, config, plan, executed, seconds)
     (args.out / "plan.json").write_text(json.dumps(report, indent=1) + "\n")
-    if not args.no_pictures and len(problems):
+    if not args.no_pictures:
         shown = most_telling(task, problems, executed)
         draw_plan(args.out / "plan.png", task, problems, plan, executed, shown)
         animate_execution(args.out / "plan.gif", task, problems, plan, executed)
@@ -97,50 +134,68 @@ def run(args: argparse.Namespace) -> int:
     return 0 if enough else TOO_FEW
 
 
-def task_config(task: Task, args: argparse.Namespace) -> GraspConfig:
-    """The planner's settings for this task, with what the command line changes."""
-    changes: dict[str, Any] = {
-        "horizon": args.horizon,
-        "seed": args.seed,
+def task_config(
+    task: Task, *, horizon: int, seed: int = 0, paper: bool = False, **changes: Any
+) -> GraspConfig:
+    """The planner's settings for this task, the default ones or the paper's, with `changes`."""
+    settings: dict[str, Any] = {
+        "horizon": horizon,
+        "seed": seed,
         "action_low": tuple(task.action_low.tolist()),
         "action_high": tuple(task.action_high.tolist()),
         "state_scale": tuple(task.world_model.state_scale.tolist()),
         "goal_feature_weight": tuple(task.goal_weight_features.tolist()),
+        **changes,
     }
-    for name in ("candidates", "iterations", "max_rows"):
-        if getattr(args, name) is not None:
-            changes[name] = getattr(args, name)
-    return GraspConfig.paper(**changes) if args.paper else GraspConfig(**changes)
+    return GraspConfig.paper(**settings) if paper else GraspConfig(**settings)
 
 
 def timed_plan(
-    task: Task, problems: Problems, config: GraspConfig, console: Console
+    task: Task,
+    problems: Problems,
+    config: GraspConfig,
+    console: Console,
+    *,
+    device: torch.device | str = "cpu",
+    snapshots: Collection[int] = (),
+    label: str = "planning",
 ) -> tuple[Plan, float]:
-    """The plan of the whole batch, and the seconds it took (after one warm-up iteration)."""
-    planner = GraspPlanner(task.world_model, config)
-    if len(problems):  # builds the native kernels and fills caches outside the timing
-        GraspPlanner(task.world_model, GraspConfig(horizon=1, iterations=1)).plan(
-            problems.start[:1], problems.goal[:1]
-        )
-    wanted = sorted({0, 5, 25, config.iterations // 4, config.iterations})
+    """The plan of the whole batch, on the CPU, and the seconds it took after a warm-up."""
+    world_model = task.world_model.to(device)
+    start, goal = problems.start.to(device), problems.goal.to(device)
+    # Builds the native kernels and fills caches outside the timing.
+    warm_up = GraspConfig(horizon=1, iterations=1, sync_steps=1, final_sync_steps=1)
+    GraspPlanner(world_model, warm_up).plan(start[:1], goal[:1])
     with Progress(
-        TextColumn("planning"),
+        TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("iterations"),
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     ) as progress:
-        bar = progress.add_task("planning", total=config.iterations)
+        bar = progress.add_task(label, total=config.iterations)
         begin = time.perf_counter()
-        plan = planner.plan(
-            problems.start,
-            problems.goal,
-            snapshots=wanted,
+        plan = GraspPlanner(world_model, config).plan(
+            start,
+            goal,
+            snapshots=snapshots,
             progress=lambda k: progress.update(bar, completed=k),
         )
+        plan = on_cpu(plan)  # which waits for the device
         return plan, time.perf_counter() - begin
+
+
+def on_cpu(plan: Plan) -> Plan:
+    """The same plan, for the environment, the pictures and JSON."""
+    values: dict[str, Any] = {field.name: getattr(plan, field.name) for field in fields(plan)}
+    for name, value in values.items():
+        if isinstance(value, Tensor):
+            values[name] = value.cpu()
+    values["snapshots"] = {iteration: states.cpu() for iteration, states in plan.snapshots.items()}
+    return Plan(**values)
 
 
 def make_report(
@@ -149,13 +204,13 @@ def make_report(
     problems: Problems,
     config: GraspConfig,
     plan: Plan,
-    executed: torch.Tensor,
+    executed: Tensor,
     seconds: float,
 ) -> dict[str, Any]:
     """Everything measured, ready for JSON."""
     in_model = task.reached(plan.states, problems)
     in_environment = task.reached(executed, problems)
-    count = max(len(problems), 1)
+    count = len(problems)
     return {
         "task": task.name,
         "horizon": args.horizon,
@@ -170,6 +225,7 @@ def make_report(
         "milliseconds_per_plan": 1e3 * seconds / count,
         "iterations_per_second": plan.iterations / seconds,
         "backend": plan.backend,
+        "device": str(args.device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "success_radius": task.success_radius,
@@ -200,14 +256,14 @@ def print_table(console: Console, report: dict[str, Any], out: Path) -> None:
             f"{report['iterations_per_second']:.1f} (of the whole batch, syncs included)",
         ),
         ("backend", report["backend"]),
-        ("CPU threads", str(report["threads"])),
+        ("device", f"{report['device']}, {report['threads']} CPU threads"),
         ("written to", str(out)),
     ):
         table.add_row(name, value)
     console.print(table)
 
 
-def most_telling(task: Task, problems: Problems, executed: torch.Tensor) -> int:
+def most_telling(task: Task, problems: Problems, executed: Tensor) -> int:
     """The problem to draw: of those that succeeded, the one with the longest way round."""
     reached = task.reached(executed, problems)
     way = torch.where(reached, problems.distance, problems.distance - problems.distance.max() - 1)

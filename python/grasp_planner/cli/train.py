@@ -1,4 +1,4 @@
-"""``grasp train``: collect data in a task's environment, train its world model, write a card."""
+"""`grasp train`: collect data in a task's environment, train its world model, write a card."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from grasp_planner import tasks
+from grasp_planner.cli.arguments import positive, seed
 from grasp_planner.tasks.card import metrics, write_card
 from grasp_planner.tasks.evaluation import evaluate
 from grasp_planner.tasks.requirements import MissingExtraError, require
@@ -28,24 +29,48 @@ _INTERRUPTED = 130  # what a shell reports for a process ended by Ctrl-C
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds ``train`` to the subcommands of ``grasp``."""
+    """Adds `train` to the subcommands of `grasp`."""
     parser = subparsers.add_parser(
         "train",
         help="train the world model of a task",
         description="Collects transitions in the task's environment, trains its world model and "
         "writes weights, model card and metrics. Interrupted, the same command carries on.",
     )
-    parser.add_argument("task", choices=tasks.names(), help="which task")
-    parser.add_argument(
-        "--out", type=Path, default=None, metavar="DIR", help="default: out/train-TASK"
+    add = parser.add_argument
+    add("task", choices=tasks.names(), help="which task")
+    add("--out", type=Path, metavar="DIR", help=f"({default_folder('TASK')})")
+    add(
+        "--transitions",
+        type=positive,
+        metavar="N",
+        help=f"to collect (the recipe's: {recipes('transitions')})",
     )
-    parser.add_argument("--transitions", type=int, default=None, help="default: the recipe's")
-    parser.add_argument("--steps", type=int, default=None, help="optimiser steps in all")
-    parser.add_argument("--seed", type=int, default=0, help="of data and training")
-    parser.add_argument(
-        "--evaluation-episodes", type=int, default=1000, metavar="N", help="for the model card"
+    add(
+        "--steps",
+        type=positive,
+        metavar="N",
+        help=f"optimiser steps in all (the recipe's: {recipes('steps')})",
+    )
+    add("--seed", type=seed, default=0, help="of data and training (0)")
+    add(
+        "--evaluation-episodes",
+        type=positive,
+        default=1000,
+        metavar="N",
+        help="unseen ones, for the errors on the model card (1000)",
     )
     parser.set_defaults(run=run)
+
+
+def default_folder(task: str) -> Path:
+    """Where a task is trained unless `--out` says otherwise."""
+    return Path("out") / f"train-{task}"
+
+
+def recipes(field: str) -> str:
+    """One number of every task's recipe, for the help."""
+    numbers = {name: getattr(tasks.task_class(name).recipe, field) for name in tasks.names()}
+    return ", ".join(f"{name} {number:,}" for name, number in numbers.items())
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,7 +92,7 @@ def _run(args: argparse.Namespace) -> int:
         recipe = replace(recipe, transitions=args.transitions)
     if args.steps is not None:
         recipe = recipe.with_steps(args.steps)
-    folder: Path = args.out if args.out is not None else Path("out") / f"train-{task.name}"
+    folder: Path = args.out or default_folder(task.name)
     resumed = (folder / "training" / "checkpoint.pt").exists()
     began = time.monotonic()
     with _stop_requests() as requested, _progress() as report:

@@ -5,7 +5,7 @@
     plan = GraspPlanner(task.world_model, config).plan(problems.start, problems.goal)
     task.reached(plan.states, problems), task.execute(plan.actions, problems)
 
-Loading, sampling and planning need no simulator; ``execute``, ``rollout`` and training do.
+Loading, sampling and planning need no simulator; `execute`, `rollout` and training do.
 """
 
 from __future__ import annotations

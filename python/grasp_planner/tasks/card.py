@@ -36,7 +36,7 @@ def metrics(
     errors: dict[str, Any],
     seconds: float | None,
 ) -> dict[str, Any]:
-    """Everything the card says, for machines; ``seconds`` of an uninterrupted run, else None."""
+    """Everything the card says, for machines; `seconds` of an uninterrupted run, else None."""
     return {
         "task": task.name,
         "action_features": model.action_features,
@@ -119,7 +119,7 @@ def render(task: type[Task], content: dict[str, Any]) -> str:
 
 
 def write_card(folder: Path, task: type[Task], content: dict[str, Any]) -> Path:
-    """Writes ``MODEL_CARD.md`` and ``metrics.json`` beside the weights; returns the card's path."""
+    """Writes `MODEL_CARD.md` and `metrics.json` beside the weights; returns the card's path."""
     (folder / METRICS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     card = folder / CARD_FILE
     card.write_text(render(task, content), encoding="utf-8")

@@ -48,7 +48,7 @@ def evaluate(
 
     Args:
         groups: named feature groups whose Euclidean error is reported, e.g. position and velocity.
-        clearance: ``(rows, D) -> (rows,)``, free distance to the nearest wall.
+        clearance: `(rows, D) -> (rows,)`, free distance to the nearest wall.
         near_wall: steps that begin or end closer than this to a wall are also summed up alone.
         episodes: fresh ones, of the exploration's behaviours, as long as the longest horizon.
         seed: of those episodes.

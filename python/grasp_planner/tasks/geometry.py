@@ -77,7 +77,7 @@ class Roadmap:
 
     Walls without a gap between them must overlap: a path may run along a shared edge.
 
-    ``norm`` is "euclidean", or "chebyshev" where each axis has its own speed limit and a straight
+    `norm` is "euclidean", or "chebyshev" where each axis has its own speed limit and a straight
     segment takes as long as its longer side.
     """
 

@@ -5,7 +5,7 @@ Raw units outside, normalised units inside:
     inputs     = concat((state - state_mean) / state_scale, (action - action_mean) / action_scale)
     next state = state + change_scale * network(inputs)
 
-``network`` is a plain ``nn.Sequential`` of ``Linear`` and ``SiLU``, and the normalisation constants
+`network` is a plain `nn.Sequential` of `Linear` and `SiLU`, and the normalisation constants
 are buffers, so a kernel (or a person) can read the whole model off its attributes.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 
 class ResidualMLP(nn.Module):
-    """``F(state, action) -> next state``: ``(B, D), (B, A) -> (B, D)``, or any leading shape."""
+    """`F(state, action) -> next state`: `(B, D), (B, A) -> (B, D)`, or any leading shape."""
 
     state_mean: Tensor
     state_scale: Tensor
@@ -49,7 +49,7 @@ class ResidualMLP(nn.Module):
 
     @torch.no_grad()
     def fit_normalisation(self, state: Tensor, action: Tensor, next_state: Tensor) -> None:
-        """Sets the constants from ``(rows, features)`` data; a constant feature keeps scale 1."""
+        """Sets the constants from `(rows, features)` data; a constant feature keeps scale 1."""
 
         def spread(values: Tensor) -> Tensor:
             deviation = values.std(0)

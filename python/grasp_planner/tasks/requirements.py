@@ -9,11 +9,11 @@ EXTRA = "grasp-kernels[tasks]"
 
 
 class MissingExtraError(ImportError):
-    """A package of the ``[tasks]`` extra is not installed."""
+    """A package of the `[tasks]` extra is not installed."""
 
 
 def require(module: str, *, task: str) -> ModuleType:
-    """Imports ``module`` or says which extra brings it."""
+    """Imports `module` or says which extra brings it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -20,14 +20,14 @@ from grasp_planner.tasks.training import Recipe
 from grasp_planner.tasks.weights import load_weights
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors do not compare to one truth
 class Problems:
     """A batch of B planning problems."""
 
     start: Tensor
     """(B, D), float32, raw units."""
     goal: Tensor
-    """(B, D); ``Task.goal_weight_features`` says which features count for reaching it."""
+    """(B, D); `Task.goal_weight_features` says which features count for reaching it."""
     distance: Tensor
     """(B,), length of the shortest free path, in map units."""
     horizon: int
@@ -45,7 +45,7 @@ class Problems:
 
 
 class Task(ABC):
-    """An environment, its trained world model, and problems in it; made by ``tasks.load``."""
+    """An environment, its trained world model, and problems in it; made by `tasks.load`."""
 
     name: ClassVar[str]
     folder: ClassVar[Path]
@@ -77,7 +77,7 @@ class Task(ABC):
     """The shortest free path is at least this many straight lines long."""
 
     def __init__(self, weights: str | Path | None = None) -> None:
-        """Loads the shipped world model, or that of a folder which ``grasp train --out`` wrote."""
+        """Loads the shipped world model, or that of a folder which `grasp train --out` wrote."""
         self.world_model: ResidualMLP = load_weights(
             self.folder if weights is None else Path(weights), task=self.name
         )
@@ -85,10 +85,6 @@ class Task(ABC):
         self.action_features = self.world_model.action_features
         self.action_low = -torch.ones(self.action_features)
         self.action_high = torch.ones(self.action_features)
-        inverse_variance = self.world_model.state_scale.double() ** -2
-        #: (D,) w of the lifted loss: 1 / variance over the data, the largest scaled to 1, so
-        #: that step sizes keep one meaning from task to task.
-        self.feature_weight = (inverse_variance / inverse_variance.max()).float()
         #: (D,) 1 for the features that must arrive, 0 for the others.
         self.goal_weight_features = torch.zeros(self.state_features)
         self.goal_weight_features[list(self.position)] = 1.0
@@ -99,12 +95,12 @@ class Task(ABC):
     @staticmethod
     @abstractmethod
     def make_environment() -> DataEnvironment:
-        """The real environment; raises ``MissingExtraError`` where its packages are missing."""
+        """The real environment; raises `MissingExtraError` where its packages are missing."""
 
     @classmethod
     @abstractmethod
     def random_positions(cls, generator: np.random.Generator, count: int, margin: float) -> Array:
-        """(count, 2), uniform over the free positions that keep ``margin`` to the walls."""
+        """(count, 2), uniform over the free positions that keep `margin` to the walls."""
 
     @classmethod
     def clearance(cls, states: Array) -> Array:
@@ -125,7 +121,7 @@ class Task(ABC):
         return self._environment
 
     def sample_problems(self, count: int, *, horizon: int, seed: int) -> Problems:
-        """Draws problems that a straight line does not solve and that ``horizon`` steps can.
+        """Draws problems that a straight line does not solve and that `horizon` steps can.
 
         Kept are pairs of positions whose connecting line runs through a wall, whose shortest free
         path is a real detour (1.25 lines or more), and short enough for the horizon at a moderate
@@ -181,7 +177,7 @@ class Task(ABC):
         return (last[:, columns] - goal[:, columns]).norm(dim=-1)
 
     def reached(self, states: Tensor, problems: Problems) -> Tensor:
-        """(B, T+1, D) or (B, D) -> (B,) bool: the last position is within ``success_radius``.
+        """(B, T+1, D) or (B, D) -> (B,) bool: the last position is within `success_radius`.
 
         Stricter than passing by: a plan must be there when its horizon ends. NaN has not arrived.
         """
@@ -200,7 +196,7 @@ class Task(ABC):
         return torch.from_numpy(states).float()
 
     def execute(self, actions: Tensor, problems: Problems) -> Tensor:
-        """(B, T, A) -> (B,) bool: ``reached`` at the end of the real ``rollout``."""
+        """(B, T, A) -> (B,) bool: `reached` at the end of the real `rollout`."""
         return self.reached(self.rollout(actions, problems), problems).cpu()
 
     def _check(self, actions: Tensor, problems: Problems) -> None:

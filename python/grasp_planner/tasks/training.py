@@ -1,7 +1,7 @@
 """Training of a task's world model: collect, fit with growing unrolls, resume where it was cut off.
 
-Everything lives in one folder: ``data/shard-*.npz`` (seeded by recipe seed and shard number, so a
-shard is the same whenever it is collected) and ``checkpoint.pt`` (model, optimiser, generator,
+Everything lives in one folder: `data/shard-*.npz` (seeded by recipe seed and shard number, so a
+shard is the same whenever it is collected) and `checkpoint.pt` (model, optimiser, generator,
 step). Both are replaced atomically. A run that was killed and started again ends in the same
 weights, bit for bit, as one that was not.
 """
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from grasp_planner.tasks.data import DataEnvironment, collect
 from grasp_planner.tasks.mlp import ResidualMLP
 
-#: ``report(phase, done, total, loss)``; ``loss`` is None while data are collected.
+#: `report(phase, done, total, loss)`; `loss` is None while data are collected.
 Report = Callable[[str, int, int, "float | None"], None]
 
 _SHARD_EPISODES = 400
@@ -73,7 +73,7 @@ class Recipe:
         return math.ceil(self.transitions / self.episode_steps)
 
     def with_steps(self, steps: int) -> Recipe:
-        """The same recipe with its stages scaled to ``steps`` in all."""
+        """The same recipe with its stages scaled to `steps` in all."""
         if steps < 1:
             raise ValueError(f"steps must be at least 1, not {steps}")
         ends = np.cumsum([count for _, count in self.stages]) / self.steps
@@ -105,7 +105,7 @@ class TrainingInterrupted(Exception):
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A sibling to write to, moved onto ``path`` only when complete."""
+    """A sibling to write to, moved onto `path` only when complete."""
     partial = path.with_name(f".{path.name}.partial")
     yield partial
     os.replace(partial, path)
@@ -193,7 +193,7 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     checkpoint_seconds: float = 15.0,
 ) -> ResidualMLP:
-    """Trains to the recipe's end, from the checkpoint in ``folder`` if there is one.
+    """Trains to the recipe's end, from the checkpoint in `folder` if there is one.
 
     Args:
         task: its name, checked against the checkpoint's.

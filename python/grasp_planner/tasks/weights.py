@@ -1,4 +1,4 @@
-"""World models on disk: ``weights.safetensors``, its sizes and its task in the header."""
+"""World models on disk: `weights.safetensors`, its sizes and its task in the header."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def save_weights(model: ResidualMLP, folder: Path, *, task: str) -> Path:
 
 
 def load_weights(folder: Path, *, task: str) -> ResidualMLP:
-    """The model of a folder, in evaluation mode and frozen, checked to belong to ``task``."""
+    """The model of a folder, in evaluation mode and frozen, checked to belong to `task`."""
     safetensors = require("safetensors", task=task)
     path = folder if folder.suffix == ".safetensors" else folder / WEIGHTS_FILE
     if not path.exists():

@@ -18,7 +18,7 @@ class PointMazeUMazeTask(Task):
 
     The success radius is Gymnasium-Robotics' own, 0.45 m. It looks large beside corridors of 1 m,
     but for the ball's centre two corridors are 1.2 m apart, so nobody succeeds through a wall; and
-    unlike the environment's flag it is asked of the final state only. ``goal_distance`` gives the
+    unlike the environment's flag it is asked of the final state only. `goal_distance` gives the
     metres.
     """
 

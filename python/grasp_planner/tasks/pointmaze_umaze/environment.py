@@ -38,7 +38,7 @@ WALLS = (
 
 
 def random_positions(generator: np.random.Generator, count: int, margin: float) -> Array:
-    """(count, 2), uniform over where the ball's rim keeps ``margin`` or more from every wall."""
+    """(count, 2), uniform over where the ball's rim keeps `margin` or more from every wall."""
     walls = tuple(wall.inflated(BALL_RADIUS + margin) for wall in WALLS)
     found = np.empty((0, 2))
     while len(found) < count:  # the corridors are 2/3 of the square: a few rounds

@@ -27,7 +27,7 @@ WALLS = (
 
 
 def random_positions(generator: np.random.Generator, count: int, margin: float) -> Array:
-    """(count, 2), uniform over the places ``margin`` or more from the walls and the border."""
+    """(count, 2), uniform over the places `margin` or more from the walls and the border."""
     walls = tuple(wall.inflated(margin) for wall in WALLS)
     found = np.empty((0, 2))
     while len(found) < count:

@@ -1,0 +1,53 @@
+"""Values of command line arguments, refused where they are read, by the name of their flag."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+
+import torch
+
+MAX_SEED = 2**64 - 1
+
+
+def integer(least: int, most: float = math.inf) -> Callable[[str], int]:
+    """An argparse type: a whole number from `least` to `most`."""
+    span = f"from {least} to {most}" if most < math.inf else f"of at least {least}"
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"must be a whole number {span}, not {text!r}")
+        return value
+
+    return parse
+
+
+positive = integer(1)
+seed = integer(0, MAX_SEED)
+
+
+def fraction(text: str) -> float:
+    """An argparse type: a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:  # also for NaN
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, not {text!r}")
+    return value
+
+
+def device(text: str) -> torch.device:
+    """An argparse type: a device that torch can compute on, here and now."""
+    try:
+        found = torch.device(text)
+        torch.zeros(1, device=found).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be used: {reason}") from error
+    return found
