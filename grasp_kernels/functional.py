@@ -232,14 +232,13 @@ def action_step_(
     step_size = per_plan_columns({"lr": lr}, actions)[:, 0]
     check_adam(betas, epsilon)
     moments: tuple[Tensor | None, Tensor | None] = (None, None)
-    corrections = (1.0, 1.0)
+    step = 1
     if optimizer == "adam":  # the last check, since it begins to change `state`
         if state is None:
             raise ValueError('state must be a dict kept between calls when optimizer="adam"')
         if state:
             check_moments(state, actions)
-        moments = next_moments(actions, state)
-        corrections = (1 - betas[0] ** state["step"], 1 - betas[1] ** state["step"])
+        moments, step = next_moments(actions, state), state["step"]
     action_step_op(
         actions,
         gradient,
@@ -249,7 +248,7 @@ def action_step_(
         high,
         *betas,
         epsilon,
-        *corrections,
+        step,
     )
 
 

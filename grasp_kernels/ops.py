@@ -40,7 +40,7 @@ SCHEMAS = {
     "-> (Tensor dynamics, Tensor goal_error, Tensor cotangent)",
     "action_step_": "(Tensor(a!) actions, Tensor gradient, Tensor(b!)? first_moment, "
     "Tensor(c!)? second_moment, Tensor lr, Tensor? low, Tensor? high, float beta1, float beta2, "
-    "float epsilon, float correction1, float correction2) -> ()",
+    "float epsilon, SymInt step) -> ()",
     "gaussian_noise": "(Tensor plan_ids, SymInt steps, SymInt features, SymInt seed, "
     "SymInt iteration, str noise, SymInt modes, SymInt first_step, SymInt horizon, "
     "ScalarType dtype) -> Tensor",
@@ -351,14 +351,30 @@ def _action_step_(
     lr: Tensor,
     low: Tensor | None,
     high: Tensor | None,
-    *rest: Any,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    step: int,
 ) -> None:
     run = _backend("action_step_", actions.device, actions.dtype, actions.numel() == 0)
     written = [t for t in (actions, first_moment, second_moment) if t is not None]
     dense = [t.contiguous() for t in written]
     moments = dense[1:] if len(dense) == 3 else [None, None]
     apart = _ApartFrom(actions)
-    run(dense[0], apart(gradient), *moments, apart(lr), apart(low), apart(high), *rest)
+    run(
+        dense[0],
+        apart(gradient),
+        *moments,
+        apart(lr),
+        apart(low),
+        apart(high),
+        beta1,
+        beta2,
+        epsilon,
+        # Worked out here, below the schema: a compiled graph then has the step as a variable.
+        1 - beta1**step,
+        1 - beta2**step,
+    )
     for tensor, through in zip(written, dense, strict=True):
         _wrote(tensor, through)
 

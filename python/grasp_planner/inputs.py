@@ -194,17 +194,18 @@ def _bounds(config: GraspConfig, width: int, like: Tensor) -> tuple[Tensor | Non
     def exact(bound: Any) -> Tensor | None:
         if bound is None:
             return None
-        values = torch.tensor(bound, dtype=torch.float64, device=like.device)
+        values = torch.tensor(bound, dtype=torch.float64, device="cpu")
         return values.expand(width) if values.numel() == 1 else values
 
-    rows = like.new_empty(1, 1, width)
+    rows = torch.empty(1, 1, width, dtype=like.dtype, device="cpu")
     low, high = box_bounds(exact(config.action_low), exact(config.action_high), rows)
     if low is not None and high is not None and bool((low > high).any()):
         raise ValueError(
             f"action_low and action_high leave no number that {like.dtype} can hold between them: "
             f"{config.action_low} to {config.action_high}"
         )
-    return low, high
+    low = None if low is None else low.to(like.device)
+    return low, None if high is None else high.to(like.device)
 
 
 def _problem_ids(plan_ids: Any, problems: int, repeats: int, device: torch.device) -> Tensor:

@@ -267,9 +267,9 @@ class _Search:
                     gradient[plans] = self.model.needed(found)
                     self.sound[plans] &= all_finite(gradient[plans])
             states, cost = states.detach(), cost.detach()
-            arrived = torch.isfinite(cost)
+            arrived = torch.isfinite(cost) & all_finite(states)
             self.sound[plans] &= arrived
-            better = cost < self.best_cost[plans]  # False for NaN
+            better = arrived & (cost < self.best_cost[plans])
             self.best_cost[plans] = torch.where(better, cost, self.best_cost[plans])
             better = better[:, None, None]
             self.best_actions[plans] = torch.where(

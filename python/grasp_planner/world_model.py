@@ -38,7 +38,9 @@ class _Frozen:
 
     def __init__(self, module: nn.Module) -> None:
         self.users = 0
-        self.trainable = [p for p in module.parameters() if p.requires_grad]
+        # Autograd has no use for inference tensors, and torch refuses to touch their flags.
+        usable = (p for p in module.parameters() if not p.is_inference())
+        self.trainable = [p for p in usable if p.requires_grad]
         self.training = [part for part in module.modules() if part.training]
         self.buffers = [
             (part, name, buffer, buffer.clone())
@@ -59,7 +61,7 @@ class _Frozen:
         with torch.no_grad():
             for part, name, buffer, before in self.buffers:
                 part._buffers[name] = buffer  # the model may have put another in its place
-                if not torch.equal(buffer, before):
+                if not buffer.is_inference() and not torch.equal(buffer, before):
                     buffer.copy_(before)
 
 

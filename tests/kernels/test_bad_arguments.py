@@ -220,6 +220,34 @@ def test_bounds_that_cross(backend, low, high) -> None:
     refused(action_step_, action_arguments(low=low, high=high), "low")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("betas", (1.0, 0.999)),
+        ("betas", (0.9, 1.0)),
+        ("betas", (-0.1, 0.9)),
+        ("betas", (0.9, NAN)),
+        ("betas", (0.9,)),
+        ("betas", 0.9),
+        ("epsilon", 0.0),
+        ("epsilon", -1.0),
+        ("epsilon", NAN),
+        ("epsilon", float("inf")),
+        ("epsilon", "small"),
+    ],
+)
+def test_numbers_outside_adams_ranges(backend, name, value) -> None:
+    """They would divide by zero, or by what is not a number, some steps later."""
+    refused(action_step_, action_arguments(**{name: value}), name)
+
+
+@pytest.mark.parametrize("step", [None, 1.0, "1", torch.tensor(1)])
+def test_a_memory_without_its_step(backend, step) -> None:
+    moments = dict.fromkeys(("first_moment", "second_moment"), torch.zeros(PLANS, STEPS, FEATURES))
+    refused(action_step_, action_arguments(state={**moments, "step": step}), "step")
+    refused(action_step_, action_arguments(state=moments), "step")
+
+
 @pytest.mark.parametrize("name", ["first_moment", "second_moment"])
 def test_moments_of_another_plan(backend, name) -> None:
     """Wrong in shape, device or dtype: each would be read as if it were right."""

@@ -253,3 +253,19 @@ def test_loss_is_the_loss_of_the_step(dtype) -> None:
         iteration=1,
     )
     assert all(cases.same_bits(a, b) for a, b in zip(apart, fused, strict=True))
+
+
+@pytest.mark.parametrize(("steps", "features"), [(200_000, 1), (40_000, 2)])
+def test_a_long_plan_has_its_loss_whatever_the_threads(backend, steps, features) -> None:
+    """One row of many steps: where torch would split the sum over time among its threads."""
+    trajectory, prediction, goal = cases.inputs(2, steps, features, torch.float32)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads, some in ((1, slice(0, 1)), (2, slice(0, 1)), (4, slice(0, 1)), (2, slice(2))):
+            torch.set_num_threads(threads)
+            loss = lifted_loss(prediction[some], trajectory[some], goal[some], goal_weight=0.3)
+            found.append(torch.stack(loss)[:, 0])
+    finally:
+        torch.set_num_threads(before)
+    assert all(cases.same_bits(one, found[0]) for one in found[1:])

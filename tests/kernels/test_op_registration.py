@@ -5,6 +5,7 @@ from __future__ import annotations
 import kernel_cases as cases
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import grasp_kernels
 from grasp_kernels import action_step_, gaussian_noise, lifted_loss, lifted_step_
@@ -39,7 +40,7 @@ def samples(name: str, dtype: torch.dtype) -> list[tuple]:
         low, high = torch.full((3,), -0.5, dtype=dtype), torch.full((3,), 0.5, dtype=dtype)
         first, second = torch.rand(2, PLANS, STEPS, 3, dtype=compute).unbind(0)
         lr = torch.tensor([0.1], dtype=compute).expand(PLANS)
-        betas = (0.9, 0.999, 1e-8, 0.1, 0.001)
+        betas = (0.9, 0.999, 1e-8, 7)
         return [
             (actions, actions + 1, None, None, lr, None, None, *betas),
             (actions, actions + 1, first.clone(), second.clone(), lr, low, high, *betas),
@@ -148,7 +149,7 @@ def test_compiled_loss_with_its_backward() -> None:
 def test_compiled_once_for_many_iterations_and_seeds() -> None:
     """A changing iteration number must not compile a new graph every time."""
     torch._dynamo.reset()
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
 
     @torch.compile(fullgraph=True, backend=counter, dynamic=True)
     def draw(iteration: int) -> torch.Tensor:
@@ -158,3 +159,58 @@ def test_compiled_once_for_many_iterations_and_seeds() -> None:
         expected = gaussian_noise(2, 3, 4, seed=1, iteration=iteration)
         assert cases.same_bits(draw(iteration), expected)
     assert counter.frame_count <= 2  # with 8 torch gives up, with fullgraph=True by an error
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
+def test_compiled_once_for_a_whole_schedule() -> None:
+    """Noise, goal weight and step size of a schedule are new numbers in every iteration."""
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+
+    def call(x, p, g, iteration: int, *numbers: float):
+        names = ("state_lr", "goal_weight", "noise_scale")
+        schedule = dict(zip(names, numbers, strict=True))
+        loss, cotangent = lifted_step_(x, p, g, seed=3, iteration=iteration, **schedule)
+        return loss.total, cotangent
+
+    compiled = torch.compile(call, fullgraph=True, backend=counter)
+    x, p, g = cases.inputs(2, 3, 5, torch.float32)
+    other = x.clone()
+    for k in range(1, 13):
+        numbers = (0.25 / k, 0.01 * k, 0.3 / (k + 1))
+        expected, found = call(x, p, g, k, *numbers), compiled(other, p, g, k, *numbers)
+        for one, two in zip([*found, other], [*expected, x], strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-6)
+        x.copy_(other)
+    assert counter.frame_count <= 3  # with 8 torch gives up, with fullgraph=True by an error
+
+
+def test_a_functional_gradient() -> None:
+    trajectory, prediction, goal = cases.inputs(2, 3, 5, torch.float64)
+
+    def total(p, x):
+        return lifted_loss(p, x, goal, goal_weight=0.3).total.sum()
+
+    found = torch.func.grad(total, argnums=(0, 1))(prediction, trajectory)
+    leaves = [t.requires_grad_() for t in (prediction, trajectory)]
+    expected = torch.autograd.grad(total(*leaves), leaves)
+    assert all(cases.same_bits(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_a_compiled_loop_of_adam_steps() -> None:
+    """The step count changes at every call and must stay a variable of the graph."""
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+
+    @torch.compile(fullgraph=True, backend=counter)
+    def compiled(actions: torch.Tensor, gradient: torch.Tensor, state: dict[str, object]) -> None:
+        action_step_(actions, gradient, state, lr=0.1, low=-1.0, high=1.0)
+
+    actions, state, expected, expected_state = torch.zeros(2, 3, 2), {}, torch.zeros(2, 3, 2), {}
+    for _ in range(12):
+        gradient = torch.randn(2, 3, 2)
+        compiled(actions, gradient, state)
+        action_step_(expected, gradient, expected_state, lr=0.1, low=-1.0, high=1.0)
+        assert cases.same_bits(actions, expected)
+    assert state["step"] == 12
+    assert counter.frame_count <= 3
