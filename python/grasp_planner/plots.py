@@ -105,10 +105,10 @@ def draw_plan(
     for unused in flat[panels:]:
         unused.axis("off")
     figure.suptitle(
-        f"{task.name}: {plan.candidate_cost.shape[1]} candidates of one problem",
+        f"{task.name}, one problem: {plan.candidate_cost.shape[1]} candidates, the chosen one dark",
         fontsize=10,
     )
-    figure.tight_layout()
+    figure.tight_layout(h_pad=2.5)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
