@@ -302,8 +302,6 @@ def gaussian_noise(
         modes,
         first_step,
         # Row `horizon` itself may be asked for: it is where the bridge ends.
-        first_step + steps
-        if horizon is None
-        else horizon_or_end(horizon, first_step, max(steps - 1, 0)),
+        horizon_or_end(horizon, first_step, steps if horizon is None else max(steps - 1, 0)),
         dtype,
     )

@@ -95,6 +95,8 @@ class _Search:
         self.trajectory, self.actions = initialise(self.model, config, problem)
         self.action_memory: dict[str, Any] = {}
         self.state_memory: dict[str, Any] = {}
+        # Rows 1 ... end - 1 of the trajectory are variables.
+        self.end = config.horizon + (config.terminal == "free")
         # 1 while a plan moves, 0 once its rollout is good enough; on the device, never read back.
         self.active = self.schedule.new_ones(problem.plans)
         self.step_loss = self.schedule.new_zeros(problem.plans, config.horizon)
@@ -119,15 +121,8 @@ class _Search:
             gradient = self.fused_pass(k) if fused else self.autograd_pass(k)
             self.loss_history[k - 1] = block_sum(self.step_loss)
             self.sound &= torch.isfinite(self.loss_history[k - 1]) & all_finite(gradient)
-            action_step_(
-                self.actions,
-                gradient,
-                self.action_memory,
-                lr=config.action_lr * self.active,
-                low=self.problem.action_low,
-                high=self.problem.action_high,
-                optimizer=config.action_optimizer,
-                compare_bounds=False,  # they were, before the loop
+            self.move_actions(
+                gradient, self.action_memory, config.action_lr, config.action_optimizer
             )
             if config.sync_every and k % config.sync_every == 0 and k < config.iterations:
                 self.sync(config.sync_steps)
@@ -202,17 +197,32 @@ class _Search:
             self.step_loss[plans, first:last] = loss.total.detach()
             gradient[plans, first:last] = action_gradient.view_as(gradient[plans, first:last])
             state_gradient[plans, first : last + 1] += block_gradient
-        end = config.horizon + (config.terminal == "free")
+        moving = self.trajectory[:, 1 : self.end]
         action_step_(
-            self.trajectory[:, 1:end],
-            state_gradient[:, 1:end].contiguous(),
+            moving,
+            state_gradient[:, 1 : self.end].contiguous(),
             self.state_memory,
             lr=config.state_lr * self.active,
             optimizer=config.state_optimizer,
         )
-        xi = self.noise(iteration=k, first_step=1, steps=end - 1)
-        self.trajectory[:, 1:end] += (noise_scale * self.active)[:, None, None].to(xi.dtype) * xi
+        xi = state_noise(config, problem, iteration=k, first_step=1, steps=self.end - 1)
+        moving += (noise_scale * self.active)[:, None, None].to(xi.dtype) * xi
         return gradient
+
+    def move_actions(
+        self, gradient: Tensor, memory: dict[str, Any], lr: float, optimizer: str
+    ) -> None:
+        """One projected step on the actions of the plans that still move."""
+        action_step_(
+            self.actions,
+            gradient,
+            memory,
+            lr=lr * self.active,
+            low=self.problem.action_low,
+            high=self.problem.action_high,
+            optimizer=optimizer,
+            compare_bounds=False,  # they were, before the loop
+        )
 
     def blocks(self) -> Iterator[tuple[slice, int, int]]:
         """(plans, first, last): blocks of plans and of time steps, at most `max_rows` rows each.
@@ -238,16 +248,8 @@ class _Search:
         """`steps` gradient steps on the actions through the true rollout; then states follow it."""
         config, memory = self.config, dict[str, Any]()
         for _ in range(steps):
-            action_step_(
-                self.actions,
-                self.judge(with_gradient=True),
-                memory,
-                lr=config.sync_lr * self.active,
-                low=self.problem.action_low,
-                high=self.problem.action_high,
-                optimizer=config.sync_optimizer,
-                compare_bounds=False,
-            )
+            gradient = self.judge(with_gradient=True)
+            self.move_actions(gradient, memory, config.sync_lr, config.sync_optimizer)
         self.judge(follow=True)
 
     def judge(self, with_gradient: bool = False, follow: bool = False) -> Tensor:
@@ -277,18 +279,14 @@ class _Search:
             )
             self.best_states[plans] = torch.where(better, states, self.best_states[plans])
             if follow and config.sync_blend > 0:
-                inner = self.trajectory[plans, 1 : config.horizon + (config.terminal == "free")]
-                blend = inner.lerp(states[:, 1 : inner.shape[1] + 1], config.sync_blend)
+                inner = self.trajectory[plans, 1 : self.end]
+                blend = inner.lerp(states[:, 1 : self.end], config.sync_blend)
                 inner.copy_(torch.where(arrived[:, None, None], blend, inner))
         if config.stop_cost is not None:
             self.active = (self.best_cost > config.stop_cost).to(self.active.dtype)
         return gradient
 
     # ------------------------------------------------------------------------------------ the rest
-
-    def noise(self, *, iteration: int, first_step: int, steps: int) -> Tensor:
-        config, problem = self.config, self.problem
-        return state_noise(config, problem, iteration=iteration, first_step=first_step, steps=steps)
 
     def snapshot(self, k: int, wanted: frozenset[int]) -> None:
         if k in wanted:
