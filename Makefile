@@ -15,7 +15,7 @@ help: ## this list
 
 setup: $(READY) ## a virtual environment with everything, and the native kernels built
 
-$(READY): requirements.lock pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/cpu/*.cpp csrc/include/grasp/*.h)
+$(READY): requirements.lock pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/cpu/*.cpp csrc/*.h csrc/include/grasp/*.h)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make: requirements.lock needs \
 	Python 3.11 or newer, $(PYTHON) is %d.%d; name another: make PYTHON=..." % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
@@ -37,12 +37,12 @@ lint: setup ## ruff, mypy, clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.cpp csrc/cpu/*.cpp csrc/include/grasp/*.h)
+	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.cpp csrc/cpu/*.cpp csrc/*.h csrc/include/grasp/*.h)
 
 format: setup ## let the formatters write
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(wildcard csrc/*.cpp csrc/cpu/*.cpp csrc/include/grasp/*.h)
+	$(BIN)/clang-format -i $(wildcard csrc/*.cpp csrc/cpu/*.cpp csrc/*.h csrc/include/grasp/*.h)
 
 train: setup ## retrain the world models: out/train-TASK (minutes)
 	$(BIN)/grasp train pointmaze-umaze

@@ -1,21 +1,8 @@
-// The only file that knows torch: checks the tensors, turns them into the plain structs of
-// grasp/problem.h, and registers the ops under `torch.ops.grasp_kernels_native` through LibTorch's
-// stable ABI (torch >= 2.10), out-variants all of them.
-//
-// The checks here are those that keep memory safe. Messages for users are the business of
-// grasp_kernels/functional.py.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-
-#include <cmath>
-#include <initializer_list>
-#include <optional>
-#include <string>
-#include <vector>
-
-#include "grasp/ops.h"
+// With arguments.h and mlp_registration.cpp all that knows torch: checks the tensors, turns them
+// into the plain structs of grasp/problem.h, and registers the ops under
+// `torch.ops.grasp_kernels_native` through LibTorch's stable ABI (torch >= 2.10), out-variants all
+// of them.
+#include "arguments.h"
 
 namespace grasp {
 
@@ -23,66 +10,9 @@ void parallel_for(int64_t count, int64_t grain, const std::function<void(int64_t
   torch::stable::parallel_for(0, count, grain, body);
 }
 
+int64_t thread_count() { return torch::stable::get_num_threads(); }
+
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using OptionalTensor = std::optional<Tensor>;
-
-void check_shape(const Tensor& tensor, const char* name, std::initializer_list<int64_t> shape) {
-  bool same = tensor.dim() == static_cast<int64_t>(shape.size());
-  int64_t dim = 0;
-  for (const int64_t size : shape) same = same && tensor.size(dim++) == size;
-  STD_TORCH_CHECK(same, name, " has the wrong shape");
-}
-
-void check_dtype(const Tensor& tensor, const char* name, ScalarType dtype) {
-  STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " has the wrong dtype");
-}
-
-Storage storage_of(const Tensor& tensor, const char* name) {
-  const ScalarType dtype = tensor.scalar_type();
-  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::BFloat16, name,
-                  " must be float32 or bfloat16 for the native backend");
-  return dtype == ScalarType::Float ? Storage::kFloat32 : Storage::kBFloat16;
-}
-
-void* contiguous(const Tensor& tensor, const char* name, ScalarType dtype,
-                 std::initializer_list<int64_t> shape) {
-  check_dtype(tensor, name, dtype);
-  check_shape(tensor, name, shape);
-  STD_TORCH_CHECK(tensor.is_contiguous(), name, " must be contiguous");
-  return tensor.data_ptr();
-}
-
-template <class T>
-T* contiguous(const OptionalTensor& tensor, const char* name, ScalarType dtype,
-              std::initializer_list<int64_t> shape) {
-  return tensor ? static_cast<T*>(contiguous(*tensor, name, dtype, shape)) : nullptr;
-}
-
-// The last `rows` rows of a (N, any, D) array with adjacent features.
-Rows strided_rows(const Tensor& tensor, const char* name, ScalarType dtype,
-                  std::initializer_list<int64_t> shape, int64_t first_row) {
-  check_dtype(tensor, name, dtype);
-  check_shape(tensor, name, shape);
-  STD_TORCH_CHECK(tensor.stride(2) == 1 || tensor.size(2) <= 1, name,
-                  " must have adjacent features (last stride 1)");
-  const int64_t item_size = dtype == ScalarType::Float ? 4 : 2;
-  char* data = static_cast<char*>(tensor.data_ptr()) + first_row * tensor.stride(1) * item_size;
-  return {data, tensor.stride(0), tensor.stride(1)};
-}
-
-// A column of a small float32 matrix of any strides, or an (N,) vector when `column` is 0, gathered
-// and scaled.
-std::vector<float> gather(const Tensor& tensor, int64_t column, float factor) {
-  const float* data = static_cast<const float*>(tensor.data_ptr());
-  const int64_t plans = tensor.size(0), stride = tensor.stride(0);
-  const int64_t offset = column == 0 ? 0 : column * tensor.stride(1);
-  std::vector<float> values(plans);
-  for (int64_t plan = 0; plan < plans; ++plan) values[plan] = factor * data[plan * stride + offset];
-  return values;
-}
 
 // What all three lifted ops share: the problem itself.
 Lifted lifted_problem(const Tensor& prediction, const Tensor& trajectory, const Tensor& goal,
@@ -117,48 +47,6 @@ Rows contiguous_rows(const Tensor& tensor, const char* name, const Lifted& lifte
   const ScalarType dtype =
       lifted.storage == Storage::kFloat32 ? ScalarType::Float : ScalarType::BFloat16;
   return {contiguous(tensor, name, dtype, {n, t, d}), t * d, d};
-}
-
-// sin(k pi t / horizon) / k, exactly zero at both ends: the angle is reduced in integers.
-std::vector<float> bridge_coefficients(int64_t modes, int64_t first_row, int64_t rows,
-                                       int64_t horizon) {
-  const double pi = 3.14159265358979323846;
-  std::vector<float> coefficients(modes * rows);
-  for (int64_t mode = 0; mode < modes; ++mode) {
-    for (int64_t row = 0; row < rows; ++row) {
-      const int64_t k = mode + 1;
-      const int64_t turn = k * ((first_row + row) % (2 * horizon)) % (2 * horizon);
-      const double sine = turn % horizon == 0 ? 0.0 : std::sin(pi * double(turn) / double(horizon));
-      coefficients[mode * rows + row] = float(sine / double(k));
-    }
-  }
-  return coefficients;
-}
-
-// `coefficients` backs the field's pointer and must outlive it.
-NoiseField noise_field(const Tensor& plan_ids, int64_t plans, int64_t rows, int64_t features,
-                       int64_t seed, int64_t iteration, const std::string& noise, int64_t modes,
-                       int64_t first_row, int64_t horizon, std::vector<float>& coefficients) {
-  NoiseField field;
-  field.plan_ids =
-      static_cast<const int64_t*>(contiguous(plan_ids, "plan_ids", ScalarType::Long, {plans}));
-  field.seed = static_cast<uint64_t>(seed);
-  field.iteration = static_cast<uint32_t>(iteration);
-  field.first_row = first_row;
-  field.features = features;
-  field.rows = rows;
-  if (noise == "white") {
-    field.kind = NoiseKind::kWhite;
-  } else if (noise == "bridge") {
-    STD_TORCH_CHECK(modes > 0 && horizon > 0, "bridge noise needs modes > 0 and horizon > 0");
-    field.kind = NoiseKind::kBridge;
-    field.modes = modes;
-    coefficients = bridge_coefficients(modes, first_row, rows, horizon);
-    field.coefficients = coefficients.data();
-  } else {
-    STD_TORCH_CHECK(noise == "none", "noise must be white, bridge or none, not ", noise);
-  }
-  return field;
 }
 
 void lifted_step_(const Tensor& trajectory, const Tensor& prediction, const Tensor& goal,
@@ -264,25 +152,8 @@ void action_step_(const Tensor& actions, const Tensor& gradient, const OptionalT
   const std::vector<float> rates = gather(lr, 0, 1.0f);
   step.lr = rates.data();
 
-  // A short action is repeated, so that the kernel's vectors are full.
-  const int64_t repeats = a > 0 ? std::clamp<int64_t>(1024 / a, 1, std::max<int64_t>(t, 1)) : 1;
-  step.period = std::max<int64_t>(1, repeats * a);
-  const auto repeated = [&](const OptionalTensor& bound, const char* name) {
-    std::vector<float> values;
-    if (!bound) return values;
-    const void* data = contiguous(*bound, name, dtype, {a});
-    values.resize(step.period);
-    for (int64_t i = 0; i < repeats * a; ++i) {
-      const int64_t j = i % a;
-      values[i] = dtype == ScalarType::Float
-                      ? static_cast<const float*>(data)[j]
-                      : float(static_cast<const torch::headeronly::BFloat16*>(data)[j]);
-    }
-    return values;
-  };
-  const std::vector<float> low_values = repeated(low, "low"), high_values = repeated(high, "high");
-  step.low = low ? low_values.data() : nullptr;
-  step.high = high ? high_values.data() : nullptr;
+  const Box box(low, high, dtype, t, a);
+  box.bound(step);
   step.beta1 = static_cast<float>(beta1);
   step.beta2 = static_cast<float>(beta2);
   step.rest1 = static_cast<float>(1 - beta1);

@@ -7,6 +7,8 @@ from grasp_kernels import reference
 from grasp_kernels.autograd import LiftedLossFunction, scale_state_gradient
 from grasp_kernels.backends import Backend, backend_for, backends
 from grasp_kernels.functional import action_step_, gaussian_noise, lifted_loss, lifted_step_
+from grasp_kernels.mlp import MLPDynamics, MLPLayer, UnsupportedModel
+from grasp_kernels.mlp_functional import mlp_lifted_plan_, mlp_rollout, mlp_sync_
 from grasp_kernels.ops import SCHEMAS
 from grasp_kernels.reference import LiftedLoss
 
@@ -17,12 +19,18 @@ __all__ = [
     "Backend",
     "LiftedLoss",
     "LiftedLossFunction",
+    "MLPDynamics",
+    "MLPLayer",
+    "UnsupportedModel",
     "action_step_",
     "backend_for",
     "backends",
     "gaussian_noise",
     "lifted_loss",
     "lifted_step_",
+    "mlp_lifted_plan_",
+    "mlp_rollout",
+    "mlp_sync_",
     "reference",
     "scale_state_gradient",
 ]

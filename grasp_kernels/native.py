@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -218,6 +218,44 @@ def philox_words(
     return out
 
 
+def mlp_rollout(
+    start: Tensor, actions: Tensor, weights: Tensor, constants: Tensor, structure: Sequence[int]
+) -> Tensor:
+    plans, steps, _ = actions.shape
+    states = torch.empty((plans, steps + 1, start.shape[1]), dtype=torch.float32, device="cpu")
+    states[:, 0] = start
+    _ops().mlp_rollout(actions, weights, constants, structure, states)
+    return states
+
+
+def mlp_rollout_backward(
+    cotangent: Tensor,
+    states: Tensor,
+    actions: Tensor,
+    weights: Tensor,
+    constants: Tensor,
+    structure: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    start_gradient = torch.empty((states.shape[0], states.shape[2]), device="cpu")
+    gradients = start_gradient, torch.empty_like(actions)
+    _ops().mlp_rollout_backward(
+        cotangent, states, actions, weights, constants, structure, *gradients
+    )
+    return gradients
+
+
+def mlp_lifted_plan_(trajectory: Tensor, *rest: Any) -> Tensor:
+    """The arguments are those of `reference.mlp_lifted_plan_`."""
+    history = torch.empty((len(rest[5]), len(trajectory)), dtype=torch.float32, device="cpu")
+    _ops().mlp_lifted_plan_(trajectory, *rest, history)
+    return history
+
+
+def mlp_sync_(*arguments: Any) -> None:
+    """The arguments are those of `reference.mlp_sync_`."""
+    _ops().mlp_sync_(*arguments)
+
+
 def normals_from_words(words: Tensor) -> Tensor:
     """The normals behind `gaussian_noise` from given int32 words `(4 n,)`: for tests, not an op."""
     out = torch.empty(words.shape, dtype=torch.float32, device="cpu")
@@ -237,6 +275,10 @@ class _Ops(NamedTuple):
     action_step_: Any
     gaussian_noise: Any
     philox_words: Any
+    mlp_rollout: Any
+    mlp_rollout_backward: Any
+    mlp_lifted_plan_: Any
+    mlp_sync_: Any
     normals_from_words: Any
     simd: Any
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grasp_kernels import native, reference
+from grasp_kernels import mlp_ops, native, reference
 from grasp_kernels.backends import choose
 
 NAMESPACE = "grasp_kernels"
@@ -46,6 +46,7 @@ SCHEMAS = {
     "ScalarType dtype) -> Tensor",
     "philox_words": "(Tensor plan_ids, SymInt steps, SymInt features, SymInt seed, "
     "SymInt iteration, SymInt first_step) -> Tensor",
+    **mlp_ops.SCHEMAS,
 }
 
 library = torch.library.Library(NAMESPACE, "DEF")
@@ -398,6 +399,7 @@ for _name, _run in {
     "action_step_": _action_step_,
     "gaussian_noise": _gaussian_noise,
     "philox_words": _philox_words,
+    **mlp_ops.IMPLEMENTATIONS,
 }.items():
     library.impl(_name, _run, "CompositeExplicitAutograd")
 
@@ -441,3 +443,7 @@ def _(plan_ids, steps, features, *rest):  # type: ignore[no-untyped-def]
     return plan_ids.new_empty(
         (plan_ids.shape[0], steps, 4 * ((features + 3) // 4)), dtype=torch.int32
     )
+
+
+for _name, _fake in mlp_ops.FAKES.items():
+    torch.library.register_fake(f"{NAMESPACE}::{_name}", _fake, lib=library)

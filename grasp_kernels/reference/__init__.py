@@ -13,6 +13,9 @@ from grasp_kernels.reference.lifted_loss import (
     lifted_loss_backward,
 )
 from grasp_kernels.reference.lifted_step import lifted_step_
+from grasp_kernels.reference.mlp_lifted_plan import mlp_lifted_plan_
+from grasp_kernels.reference.mlp_rollout import mlp_rollout, mlp_rollout_backward
+from grasp_kernels.reference.mlp_sync import mlp_sync_
 from grasp_kernels.reference.philox import philox4x32, philox_words
 
 __all__ = [
@@ -26,6 +29,10 @@ __all__ = [
     "lifted_loss",
     "lifted_loss_backward",
     "lifted_step_",
+    "mlp_lifted_plan_",
+    "mlp_rollout",
+    "mlp_rollout_backward",
+    "mlp_sync_",
     "next_moments",
     "normals_from_words",
     "philox4x32",

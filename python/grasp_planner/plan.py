@@ -26,6 +26,8 @@ class Plan:
         iterations: how many lifted iterations ran.
         finite: `(B,)` bool, False where every candidate of the problem went non-finite.
         backend: which kernels ran, and why those.
+        path: "whole-plan MLP kernels" where the world model allowed them, else "general path: " and
+            the reason: model and kernels were called iteration by iteration.
         snapshots: iteration -> virtual states `(B, R, T + 1, D)`, for the iterations asked for.
     """
 
@@ -37,4 +39,5 @@ class Plan:
     iterations: int
     finite: Tensor
     backend: str
+    path: str
     snapshots: dict[int, Tensor] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from grasp_kernels import (
     scale_state_gradient,
 )
 from grasp_kernels.reference import block_sum
+from grasp_planner import whole_plan
 from grasp_planner.config import GraspConfig
 from grasp_planner.inputs import Problem, check_problem, check_snapshots
 from grasp_planner.plan import NonFiniteWarning, Plan
@@ -79,18 +80,26 @@ class GraspPlanner:
         with torch.inference_mode(False), frozen(self.world_model):
             problem = check_problem(self.world_model, self.config, start, goal, actions, plan_ids)
             with torch.no_grad():
-                search = _Search(self.world_model, self.config, problem)
-                search.run(wanted, progress)
-                return search.result()
+                dynamics, path = whole_plan.find_dynamics(
+                    self.world_model, self.config, problem.start, problem.state_scale
+                )
+                if dynamics is None:
+                    model = CheckedModel(self.world_model, problem.state_scale)
+                    search = _Search(model, self.config, problem)
+                    search.run(wanted, progress)
+                else:
+                    search = _Search(whole_plan.Rollouts(dynamics), self.config, problem)
+                    whole_plan.run(search, dynamics, wanted, progress)
+                return search.result(path)
 
 
 class _Search:
     """The variables of one call of `plan`, and the loop that moves them."""
 
-    def __init__(self, world_model: WorldModel, config: GraspConfig, problem: Problem) -> None:
+    def __init__(self, model: Any, config: GraspConfig, problem: Problem) -> None:
         self.config = config
         self.problem = problem
-        self.model = CheckedModel(world_model, problem.state_scale)
+        self.model = model
         self.schedule = schedule_table(config, problem.start)
         self.trajectory, self.actions = initialise(self.model, config, problem)
         self.action_memory: dict[str, Any] = {}
@@ -293,7 +302,7 @@ class _Search:
             states = self.trajectory * self.problem.units
             self.snapshots[k] = states.unflatten(0, (-1, self.config.candidates))
 
-    def result(self) -> Plan:
+    def result(self, path: str) -> Plan:
         config, problem = self.config, self.problem
         shape = (problem.plans // config.candidates, config.candidates)
         cost = self.best_cost.view(shape)
@@ -315,6 +324,7 @@ class _Search:
             iterations=config.iterations,
             finite=finite.any(-1),
             backend=grasp_kernels.backend_for(problem.start.device, problem.start.dtype),
+            path=path,
             snapshots=self.snapshots,
         )
 
@@ -367,7 +377,7 @@ def state_noise(
     )
 
 
-def initialise(model: CheckedModel, config: GraspConfig, problem: Problem) -> tuple[Tensor, Tensor]:
+def initialise(model: Any, config: GraspConfig, problem: Problem) -> tuple[Tensor, Tensor]:
     """The first trajectory `(N, T + 1, D)` and actions `(N, T, A)`."""
     steps = config.horizon
     actions = problem.actions.clone()

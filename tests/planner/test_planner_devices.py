@@ -74,7 +74,7 @@ def loop_alone(monkeypatch) -> None:
 
     monkeypatch.setattr(inputs, "_bounds", bounds)
     monkeypatch.setattr(inputs, "_check_finite", lambda name, value: None)
-    monkeypatch.setattr(planner._Search, "result", lambda search: search)
+    monkeypatch.setattr(planner._Search, "result", lambda search, path: search)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

@@ -3,7 +3,7 @@
 
 #include <functional>
 
-#include "grasp/problem.h"
+#include "grasp/mlp_problem.h"
 
 namespace grasp {
 
@@ -14,9 +14,15 @@ const Kernels& kernels();
 // Runs body(begin, end) over [0, count) on torch's own threads. Defined by registration.cpp.
 void parallel_for(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t)>& body);
 
+// How many threads parallel_for has at most.
+int64_t thread_count();
+
 void run_lifted(const Lifted& lifted);
 void run_action(const ActionStep& step);
 void run_noise(const NoiseField& field, int64_t plans, Storage storage, const Rows& out);
 void run_words(const NoiseField& field, int64_t plans, uint32_t* out);
+void run_mlp(const Mlp& mlp, const MlpRollout& rollout);
+void run_mlp(const Mlp& mlp, const MlpLifted& lifted);
+void run_mlp(const Mlp& mlp, const MlpSync& sync);
 
 }  // namespace grasp

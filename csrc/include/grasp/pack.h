@@ -57,6 +57,9 @@ GRASP_INLINE Floats multiply_add(Floats a, Floats b, float c) {
 GRASP_INLINE Floats multiply_add(float a, Floats b, float c) {
   GRASP_FOR_PACK(b[i] = multiply_add(splat(a), b[i], c)) return b;
 }
+GRASP_INLINE Floats multiply_add(float a, Floats b, Floats c) {
+  GRASP_FOR_PACK(c[i] = multiply_add(splat(a), b[i], c[i])) return c;
+}
 GRASP_INLINE Floats square_root(Floats a) { GRASP_FOR_PACK(a[i] = square_root(a[i])) return a; }
 GRASP_INLINE Wides multiply_low(Wide a, Wides b) {
   GRASP_FOR_PACK(b[i] = multiply_low(a, b[i])) return b;

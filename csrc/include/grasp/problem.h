@@ -103,6 +103,8 @@ struct ActionStep {
   float epsilon = 0, correction1 = 1, correction2 = 1;
 };
 
+struct MlpKernels;  // mlp_problem.h
+
 // The kernels of one instruction set. `scratch` points to scratch_floats(field) floats.
 struct Kernels {
   const char* name;
@@ -112,6 +114,7 @@ struct Kernels {
   void (*words)(const NoiseField&, const Item&, uint32_t* out);
   void (*normals)(const uint32_t* words, int64_t counters, float* out);
   void (*action)(const ActionStep&, int64_t plan);
+  const MlpKernels* mlp;
 };
 
 // Noise is written by whole packs of vectors, hence up to this many numbers past the end.

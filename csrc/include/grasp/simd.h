@@ -31,7 +31,8 @@ struct BFloat16 {
   uint16_t bits;
 };
 
-GRASP_INLINE Float splat(float x) { return Float{} + x; }
+// Minus zero, since x - 0 is x for every x: adding it would cost an instruction, for x = -0.
+GRASP_INLINE Float splat(float x) { return x - Float{}; }
 GRASP_INLINE Word splat_word(uint32_t x) { return Word{} + x; }
 GRASP_INLINE Wide splat_wide(uint64_t x) { return Wide{} + x; }
 
@@ -81,6 +82,26 @@ GRASP_INLINE Float multiply_add(Float a, Float b, Float c) { return a * b + c; }
 #endif
 GRASP_INLINE Float multiply_add(Float a, Float b, float c) { return multiply_add(a, b, splat(c)); }
 GRASP_INLINE Float multiply_add(float a, Float b, Float c) { return multiply_add(splat(a), b, c); }
+
+// The lesser (greater) of a limit and x; x where that is NaN.
+#if GRASP_LANES == 16
+GRASP_INLINE Float at_most(Float limit, Float x) {
+  return (Float)_mm512_min_ps((__m512)limit, (__m512)x);
+}
+GRASP_INLINE Float at_least(Float limit, Float x) {
+  return (Float)_mm512_max_ps((__m512)limit, (__m512)x);
+}
+#elif GRASP_LANES == 8
+GRASP_INLINE Float at_most(Float limit, Float x) {
+  return (Float)_mm256_min_ps((__m256)limit, (__m256)x);
+}
+GRASP_INLINE Float at_least(Float limit, Float x) {
+  return (Float)_mm256_max_ps((__m256)limit, (__m256)x);
+}
+#else
+GRASP_INLINE Float at_most(Float limit, Float x) { return limit < x ? limit : x; }
+GRASP_INLINE Float at_least(Float limit, Float x) { return limit > x ? limit : x; }
+#endif
 
 // ---- Shuffles ----
 
@@ -192,21 +213,28 @@ GRASP_INLINE void store(BFloat16* p, Float x, int n) {
   for (int i = 0; i < n; ++i) p[i].bits = bits[i];
 }
 
-// The sum of all lanes, halving the vector until four are left.
+// Sums of all lanes, halving the vector until four are left.
 typedef float Four __attribute__((vector_size(16)));
-GRASP_INLINE double sum_lanes(Float x) {
+GRASP_INLINE Four four_sums(Float x) {
 #if GRASP_LANES == 16
   const auto eight = __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7) +
                      __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
-  const Four four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) +
-                    __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+  return __builtin_shufflevector(eight, eight, 0, 1, 2, 3) +
+         __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
 #elif GRASP_LANES == 8
-  const Four four =
-      __builtin_shufflevector(x, x, 0, 1, 2, 3) + __builtin_shufflevector(x, x, 4, 5, 6, 7);
+  return __builtin_shufflevector(x, x, 0, 1, 2, 3) + __builtin_shufflevector(x, x, 4, 5, 6, 7);
 #else
-  const Four four = x;
+  return x;
 #endif
+}
+GRASP_INLINE double sum_lanes(Float x) {
+  const Four four = four_sums(x);
   return (double(four[0]) + double(four[1])) + (double(four[2]) + double(four[3]));
+}
+GRASP_INLINE float sum_lanes_float(Float x) {
+  Four four = four_sums(x);
+  four += __builtin_shufflevector(four, four, 2, 3, 0, 1);
+  return four[0] + four[1];
 }
 
 }  // namespace grasp::GRASP_SIMD

@@ -6,7 +6,7 @@ Raw units outside, normalised units inside:
     next state = state + change_scale * network(inputs)
 
 `network` is a plain `nn.Sequential` of `Linear` and `SiLU`, and the normalisation constants
-are buffers, so a kernel (or a person) can read the whole model off its attributes.
+are buffers, so the whole model can be read off its attributes. `mlp_dynamics` does, for kernels.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+
+from grasp_kernels import MLPDynamics
 
 
 class ResidualMLP(nn.Module):
@@ -60,6 +62,18 @@ class ResidualMLP(nn.Module):
         self.action_mean.copy_(action.mean(0))
         self.action_scale.copy_(spread(action))
         self.change_scale.copy_(spread(next_state - state))
+
+    def mlp_dynamics(self) -> MLPDynamics:
+        """This model as kernels take it; parameters and constants are shared, not copied."""
+        return MLPDynamics.from_sequential(
+            self.network,
+            action_features=self.action_features,
+            input_mean=torch.cat((self.state_mean, self.action_mean)),
+            input_scale=torch.cat((self.state_scale, self.action_scale)),
+            output_scale=self.change_scale,
+            residual=True,
+            check=False,  # the planner compares the whole model
+        )
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
         inputs = torch.cat(

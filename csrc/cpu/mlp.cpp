@@ -1,0 +1,56 @@
+// The MLP ops: packs the model once, then shares out the plans, a few at a time.
+#include <algorithm>
+#include <memory>
+#include <new>
+
+#include "grasp/ops.h"
+
+namespace grasp {
+
+namespace {
+
+constexpr std::align_val_t kAlignment{64};
+
+struct Release {
+  void operator()(float* memory) const { ::operator delete(memory, kAlignment); }
+};
+using Memory = std::unique_ptr<float, Release>;
+
+Memory allocate(int64_t floats) {
+  return Memory(static_cast<float*>(::operator new(sizeof(float) * floats, kAlignment)));
+}
+
+// Groups of at most `most` plans, evenly filled, and one for every thread if there are as many.
+template <class Problem, class Scratch, class Run>
+void run_groups(const Mlp& mlp, const Problem& problem, int64_t most, Scratch scratch, Run run) {
+  const int64_t plans = problem.plans;
+  if (plans == 0) return;
+  const MlpKernels& chosen = *kernels().mlp;
+  const Memory memory = allocate(chosen.packed_floats(mlp));
+  const void* const packed = chosen.pack(mlp, memory.get());
+  const int64_t groups = std::max((plans + most - 1) / most, std::min(plans, thread_count()));
+  parallel_for(groups, 1, [&](int64_t begin, int64_t end) {
+    const Memory mine = allocate((chosen.*scratch)(packed, problem, (plans + groups - 1) / groups));
+    for (int64_t group = begin; group < end; ++group) {
+      const int64_t first = group * plans / groups, last = (group + 1) * plans / groups;
+      (chosen.*run)(packed, problem, first, last - first, mine.get());
+    }
+  });
+}
+
+}  // namespace
+
+void run_mlp(const Mlp& mlp, const MlpRollout& rollout) {
+  run_groups(mlp, rollout, kRolloutPlans, &MlpKernels::rollout_scratch, &MlpKernels::rollout);
+}
+
+void run_mlp(const Mlp& mlp, const MlpLifted& lifted) {
+  const int64_t most = std::max<int64_t>(1, kTileRows / std::max<int64_t>(1, lifted.steps));
+  run_groups(mlp, lifted, most, &MlpKernels::lifted_scratch, &MlpKernels::lifted);
+}
+
+void run_mlp(const Mlp& mlp, const MlpSync& sync) {
+  run_groups(mlp, sync, kRolloutPlans, &MlpKernels::sync_scratch, &MlpKernels::sync);
+}
+
+}  // namespace grasp

@@ -1,0 +1,153 @@
+"""The ops for MLP world models: their schemas, fake kernels and dispatch, as in `ops.py`.
+
+All take a packed model (`weights`, `constants`, `structure`, see `reference.mlp_dynamics`). States
+and actions are in the compute dtype: float32, or float64 on the reference. Weights are float32 or
+bfloat16 (float64 on the reference).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grasp_kernels import reference
+from grasp_kernels.backends import choose
+
+MODEL = "Tensor weights, Tensor constants, int[] structure"
+SCHEMAS = {
+    "mlp_rollout": f"(Tensor start, Tensor actions, {MODEL}) -> Tensor",
+    "mlp_rollout_backward": f"(Tensor cotangent, Tensor states, Tensor actions, {MODEL}) "
+    "-> (Tensor start_gradient, Tensor action_gradient)",
+    "mlp_lifted_plan_": "(Tensor(a!) trajectory, Tensor(b!) actions, Tensor(c!)? first_moment, "
+    "Tensor(d!)? second_moment, Tensor(e!) sound, Tensor goal, Tensor schedule, Tensor rates, "
+    f"Tensor plan_ids, Tensor? feature_weight, Tensor? low, Tensor? high, {MODEL}, SymInt seed, "
+    "SymInt first_iteration, str noise, SymInt modes, bool free_terminal, float beta1, "
+    "float beta2, float epsilon, SymInt first_step) -> Tensor",
+    "mlp_sync_": "(Tensor(a!) trajectory, Tensor(b!) actions, Tensor(c!) best_cost, "
+    "Tensor(d!) best_actions, Tensor(e!) best_states, Tensor(f!) sound, Tensor start, Tensor goal, "
+    f"Tensor lr, Tensor? cost_weight, Tensor? low, Tensor? high, {MODEL}, SymInt steps, bool adam, "
+    "float beta1, float beta2, float epsilon, float stop_cost, float blend, bool free_terminal) "
+    "-> ()",
+}
+
+
+def _backend(
+    name: str, states: Tensor, weights: Tensor, structure: Sequence[int]
+) -> Callable[..., Any]:
+    """The function that runs op `name`; what is empty goes to the reference."""
+    backend = choose(states.device, states.dtype)
+    fits = states.dtype == torch.float32 and weights.dtype in (torch.float32, torch.bfloat16)
+    if backend == "native" and fits and states.numel() > 0:
+        from grasp_kernels import native
+
+        return getattr(native, name)
+    if backend == "triton" and fits and states.numel() > 0:
+        from grasp_kernels import triton
+
+        if triton.mlp_fits(structure):
+            return getattr(triton, name)
+    return getattr(reference, name)
+
+
+def _dense(tensors: Sequence[Tensor | None]) -> list[Any]:
+    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+
+
+def _home(written: Sequence[Tensor | None], through: Sequence[Tensor | None]) -> None:
+    """Finish an in-place op, as `ops._wrote` does."""
+    for tensor, dense in zip(written, through, strict=True):
+        if tensor is None or dense is None:
+            continue
+        if dense is not tensor:
+            tensor.copy_(dense)
+        elif not tensor.is_inference():
+            torch.autograd.graph.increment_version(tensor)
+
+
+def _mlp_rollout(
+    start: Tensor, actions: Tensor, weights: Tensor, constants: Tensor, structure: Sequence[int]
+) -> Tensor:
+    run = _backend("mlp_rollout", actions, weights, structure)
+    return run(start.contiguous(), actions.contiguous(), weights, constants, structure)
+
+
+def _mlp_rollout_backward(
+    cotangent: Tensor,
+    states: Tensor,
+    actions: Tensor,
+    weights: Tensor,
+    constants: Tensor,
+    structure: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    run = _backend("mlp_rollout_backward", actions, weights, structure)
+    return run(*_dense((cotangent, states, actions)), weights, constants, structure)
+
+
+def _mlp_lifted_plan_(
+    trajectory: Tensor,
+    actions: Tensor,
+    first_moment: Tensor | None,
+    second_moment: Tensor | None,
+    sound: Tensor,
+    *rest: Any,
+) -> Tensor:
+    run = _backend("mlp_lifted_plan_", actions, rest[7], rest[9])
+    written = (trajectory, actions, first_moment, second_moment, sound)
+    dense = _dense(written)
+    history: Tensor = run(*dense, *_dense(rest[:7]), *rest[7:])
+    _home(written, dense)
+    return history
+
+
+def _mlp_sync_(
+    trajectory: Tensor,
+    actions: Tensor,
+    best_cost: Tensor,
+    best_actions: Tensor,
+    best_states: Tensor,
+    sound: Tensor,
+    *rest: Any,
+) -> None:
+    run = _backend("mlp_sync_", actions, rest[6], rest[8])
+    written = (trajectory, actions, best_cost, best_actions, best_states, sound)
+    dense = _dense(written)
+    run(*dense, *_dense(rest[:6]), *rest[6:])
+    _home(written, dense)
+
+
+IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
+    "mlp_rollout": _mlp_rollout,
+    "mlp_rollout_backward": _mlp_rollout_backward,
+    "mlp_lifted_plan_": _mlp_lifted_plan_,
+    "mlp_sync_": _mlp_sync_,
+}
+
+
+def _fake_mlp_rollout(start: Tensor, actions: Tensor, *model: Any) -> Tensor:
+    return start.new_empty(start.shape[0], actions.shape[1] + 1, start.shape[1])
+
+
+def _fake_mlp_rollout_backward(
+    cotangent: Tensor, states: Tensor, actions: Tensor, *model: Any
+) -> tuple[Tensor, Tensor]:
+    return states.new_empty(states.shape[0], states.shape[2]), actions.new_empty(actions.shape)
+
+
+def _fake_mlp_lifted_plan_(trajectory: Tensor, *rest: Any) -> Tensor:
+    schedule: Tensor = rest[5]
+    return trajectory.new_empty(schedule.shape[0], trajectory.shape[0])
+
+
+def _fake_mlp_sync_(*arguments: Any) -> None:
+    return None
+
+
+FAKES: dict[str, Callable[..., Any]] = {
+    "mlp_rollout": _fake_mlp_rollout,
+    "mlp_rollout_backward": _fake_mlp_rollout_backward,
+    "mlp_lifted_plan_": _fake_mlp_lifted_plan_,
+    "mlp_sync_": _fake_mlp_sync_,
+}
