@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan test test-slow lint format train bench-step bench-planner aot clean
+.PHONY: help setup plan test test-slow lint format train bench-step bench-plan bench-planner aot clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,9 @@ train: setup ## retrain the world models: out/train-TASK (minutes)
 
 bench-step: setup ## time the fused step against eager, compiled and a copy; fails if too slow
 	$(BIN)/python bench/step.py
+
+bench-plan: setup ## time whole-plan kernels for MLPs against the general path and the arithmetic (minutes)
+	$(BIN)/python bench/plan.py
 
 bench-planner: setup ## success and time of the default settings and the paper's (minutes)
 	$(BIN)/python bench/planner.py

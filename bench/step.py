@@ -17,10 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,13 +25,12 @@ from pathlib import Path
 import torch
 from grasp_planner.cli.arguments import positive
 from rich.console import Console
-from rich.table import Table
+from timing import UNAVAILABLE, Bar, Timing, bars_table, measure, processor, times_table, verdict
 from torch import Tensor
 
 import grasp_kernels
 from grasp_kernels import native, reference
 
-MISSED, UNAVAILABLE = 1, 2  # exit status
 STATE_LR, GOAL_WEIGHT, NOISE_SCALE = 0.05, 0.1, 0.01
 
 
@@ -59,20 +55,6 @@ CASES = (
     Case(64, 50, 64, eager=6),
     Case(1, 50, 4),
 )
-
-
-@dataclass
-class Timing:
-    """Seconds per call: the median, and the first and third quartile."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, seconds: list[float]) -> Timing:
-        low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")
-        return cls(median, low, high)
 
 
 def eager_step(trajectory: Tensor, prediction: Tensor, goal: Tensor) -> tuple[Tensor, ...]:
@@ -175,49 +157,6 @@ def variants(case: Case) -> dict[str, Callable[[], object]]:
     }
 
 
-def measure(case: Case, rounds: int) -> dict[str, Timing]:
-    """All variants in turns, the order shifted by one every round."""
-    functions = variants(case)
-    threads = {name: 2 if "2 threads" in name else 1 for name in functions}
-    repeats: dict[str, int] = {}
-    for name, function in functions.items():
-        torch.set_num_threads(threads[name])
-        for _ in range(3):  # compile, allocate, warm up
-            function()
-        start = time.perf_counter()
-        function()
-        repeats[name] = max(1, min(200, int(1e-3 / (time.perf_counter() - start))))
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    order = list(functions)
-    for _ in range(rounds):
-        for name in order:
-            torch.set_num_threads(threads[name])
-            functions[name]()
-            start = time.perf_counter()
-            for _ in range(repeats[name]):
-                functions[name]()
-            seconds[name].append((time.perf_counter() - start) / repeats[name])
-        order = order[1:] + order[:1]
-    torch.set_num_threads(1)
-    return {name: Timing.of(values) for name, values in seconds.items()}
-
-
-@dataclass
-class Bar:
-    """One requirement, and what was measured."""
-
-    name: str
-    measured: float
-    required: float | None
-    at_most: bool = False
-
-    @property
-    def met(self) -> bool | None:
-        if self.required is None:
-            return None
-        return self.measured <= self.required if self.at_most else self.measured >= self.required
-
-
 def bars(case: Case, timings: dict[str, Timing]) -> list[Bar]:
     t = {name: timing.median for name, timing in timings.items()}
     return [
@@ -226,38 +165,6 @@ def bars(case: Case, timings: dict[str, Timing]) -> list[Bar]:
         Bar("native / copy", t["native"] / t["copy"], case.copy, at_most=True),
         Bar("1 thread / 2 threads", t["native"] / t["native, 2 threads"], case.second_thread),
     ]
-
-
-def show(console: Console, case: Case, timings: dict[str, Timing], results: list[Bar]) -> None:
-    times = Table(title=str(case), title_justify="left", title_style="bold")
-    for column in ("", "median ms", "quartiles ms", "ns / element"):
-        times.add_column(column, justify="left" if not column else "right")
-    elements = case.plans * case.steps * case.features
-    for name, timing in timings.items():
-        times.add_row(
-            name,
-            f"{timing.median * 1e3:.3f}",
-            f"{timing.low * 1e3:.3f} - {timing.high * 1e3:.3f}",
-            f"{timing.median * 1e9 / elements:.2f}",
-        )
-    console.print(times)
-    ratios = Table(show_edge=False)
-    for column in ("ratio", "measured", "required", ""):
-        ratios.add_column(column, justify="left" if column in ("ratio", "") else "right")
-    for bar in results:
-        sign = "<=" if bar.at_most else ">="
-        required = "" if bar.required is None else f"{sign} {bar.required:g}"
-        verdict = {None: "", True: "[green]met[/]", False: "[red]missed[/]"}[bar.met]
-        ratios.add_row(bar.name, f"{bar.measured:.2f}", required, verdict)
-    console.print(ratios, "")
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def main() -> int:
@@ -278,9 +185,11 @@ def main() -> int:
     report, missed = [], []
     for case in CASES:
         check(case)
-        timings = measure(case, options.rounds)
+        timings = measure(variants(case), options.rounds, {"native, 2 threads": 2})
         results = bars(case, timings)
-        show(console, case, timings, results)
+        elements = case.plans * case.steps * case.features
+        console.print(times_table(str(case), timings, "element", elements))
+        console.print(bars_table(results), "")
         missed += [f"{case}: {bar.name}" for bar in results if bar.met is False]
         report.append(
             {
@@ -292,9 +201,7 @@ def main() -> int:
     if options.json:
         machine = {"processor": processor(), "native": reason, "torch": torch.__version__}
         options.json.write_text(json.dumps({"machine": machine, "cases": report}, indent=1) + "\n")
-    if missed:
-        console.print("[red]missed on this machine:[/]", *missed, sep="\n  ", highlight=False)
-    return MISSED if missed else 0
+    return verdict(console, missed)
 
 
 if __name__ == "__main__":

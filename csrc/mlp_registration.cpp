@@ -199,6 +199,13 @@ void mlp_sync_(const Tensor& trajectory, const Tensor& actions, const Tensor& be
   run_mlp(mlp, sync);
 }
 
+void small_product(const Tensor& a, const Tensor& matrix, int64_t repeats, const Tensor& out) {
+  STD_TORCH_CHECK(a.dim() == 2 && matrix.dim() == 2, "a and matrix must have two dimensions");
+  const int64_t rows = a.size(0), depth = a.size(1), columns = matrix.size(1);
+  run_product(floats(a, "a", {rows, depth}), floats(matrix, "matrix", {depth, columns}), rows,
+              depth, columns, repeats, floats(out, "out", {rows, columns}));
+}
+
 }  // namespace
 }  // namespace grasp
 
@@ -223,6 +230,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(grasp_kernels_native, library) {
       "Tensor goal, Tensor lr, Tensor? cost_weight, Tensor? low, Tensor? high, Tensor weights, "
       "Tensor constants, int[] structure, int steps, bool adam, float beta1, float beta2, "
       "float epsilon, float stop_cost, float blend, bool free_terminal) -> ()");
+  library.def("small_product(Tensor a, Tensor matrix, int repeats, Tensor(a!) out) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(grasp_kernels_native, CPU, library) {
@@ -230,4 +238,5 @@ STABLE_TORCH_LIBRARY_IMPL(grasp_kernels_native, CPU, library) {
   library.impl("mlp_rollout_backward", TORCH_BOX(&grasp::mlp_rollout_backward));
   library.impl("mlp_lifted_plan_", TORCH_BOX(&grasp::mlp_lifted_plan_));
   library.impl("mlp_sync_", TORCH_BOX(&grasp::mlp_sync_));
+  library.impl("small_product", TORCH_BOX(&grasp::small_product));
 }

@@ -256,6 +256,14 @@ def mlp_sync_(*arguments: Any) -> None:
     _ops().mlp_sync_(*arguments)
 
 
+def small_product(a: Tensor, matrix: Tensor, repeats: int = 1) -> Tensor:
+    """`a (rows, depth) @ matrix (depth, columns)` by the microkernel of the MLP ops, `repeats`
+    times with the matrix packed once: for tests and `bench/plan.py`, not an op."""
+    out = torch.empty((a.shape[0], matrix.shape[1]), dtype=torch.float32, device="cpu")
+    _ops().small_product(a, matrix, repeats, out)
+    return out
+
+
 def normals_from_words(words: Tensor) -> Tensor:
     """The normals behind `gaussian_noise` from given int32 words `(4 n,)`: for tests, not an op."""
     out = torch.empty(words.shape, dtype=torch.float32, device="cpu")
@@ -279,6 +287,7 @@ class _Ops(NamedTuple):
     mlp_rollout_backward: Any
     mlp_lifted_plan_: Any
     mlp_sync_: Any
+    small_product: Any
     normals_from_words: Any
     simd: Any
 

@@ -53,4 +53,11 @@ void run_mlp(const Mlp& mlp, const MlpSync& sync) {
   run_groups(mlp, sync, kRolloutPlans, &MlpKernels::sync_scratch, &MlpKernels::sync);
 }
 
+void run_product(const float* a, const float* matrix, int64_t rows, int64_t depth, int64_t columns,
+                 int64_t repeats, float* c) {
+  const MlpKernels& chosen = *kernels().mlp;
+  const Memory scratch = allocate(chosen.product_scratch(rows, depth, columns));
+  chosen.product(a, matrix, rows, depth, columns, repeats, c, scratch.get());
+}
+
 }  // namespace grasp

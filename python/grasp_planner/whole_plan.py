@@ -92,7 +92,7 @@ def _tell_once(world_model: Any, reason: str) -> None:
     if world_model not in _told:
         _told.add(world_model)
         message = f"planning call by call, not by whole-plan kernels: {reason}"
-        warnings.warn(message, GeneralPathWarning, stacklevel=5)
+        warnings.warn(message, GeneralPathWarning, stacklevel=4)
 
 
 class Rollouts:

@@ -105,6 +105,11 @@ struct MlpKernels {
   void (*lifted)(const void* packed, const MlpLifted&, int64_t first, int64_t plans, float*);
   int64_t (*sync_scratch)(const void* packed, const MlpSync&, int64_t plans);
   void (*sync)(const void* packed, const MlpSync&, int64_t first, int64_t plans, float*);
+  // c (rows, columns) = a (rows, depth) matrix (depth, columns), `repeats` times: for tests and for
+  // the benchmark that decides between this product and a library's.
+  int64_t (*product_scratch)(int64_t rows, int64_t depth, int64_t columns);
+  void (*product)(const float* a, const float* matrix, int64_t rows, int64_t depth, int64_t columns,
+                  int64_t repeats, float* c, float* scratch);
 };
 
 }  // namespace grasp

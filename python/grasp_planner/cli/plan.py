@@ -225,6 +225,7 @@ def make_report(
         "milliseconds_per_plan": 1e3 * seconds / count,
         "iterations_per_second": plan.iterations / seconds,
         "backend": plan.backend,
+        "path": plan.path,
         "device": str(args.device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -256,6 +257,7 @@ def print_table(console: Console, report: dict[str, Any], out: Path) -> None:
             f"{report['iterations_per_second']:.1f} (of the whole batch, syncs included)",
         ),
         ("backend", report["backend"]),
+        ("path", report["path"]),
         ("device", f"{report['device']}, {report['threads']} CPU threads"),
         ("written to", str(out)),
     ):
