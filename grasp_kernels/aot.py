@@ -11,6 +11,10 @@ instructions_per_element is a static count: all instructions of the kernel that 
 the elements of a tile per thread. A kernel without loops runs each of them once. Where there is a
 loop (over the modes of the bridge, over feature tiles), its body is counted once there, and by
 itself in loop_instructions_per_element: K trips run K - 1 times that on top.
+
+An MLP kernel is loops within loops, and its elements are the hidden units of its rows: there the
+count per element says how much code there is, not how much is run. For `mlp_lifted_plan` a second
+table has the bytes and operations of an iteration and the time that they bound (aot_mlp.py).
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+
+from grasp_kernels import aot_mlp
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,17 @@ class Report:
     warps: int
     occupancy: float
     occupancy_limit: str
+    products: dict[str, int]
+    """How many instructions of each kind multiply: of tensor or matrix cores, or multiply-adds."""
+    scalar_spills: int
+    """AMD: scalar registers kept in lanes of vector registers, without memory."""
+    l2_bytes_per_iteration: int
+    l2_weight_bytes_per_iteration: int
+    device_bytes_per_iteration: float
+    operations_per_iteration: int
+    """These four of one plan of `mlp_lifted_plan`; 0 for other kernels."""
+    bound_us: dict[str, float]
+    """Time of an iteration of `aot_mlp.PLANS` plans by GPU: a bound, not a measurement."""
 
 
 def occupancy(target: Target, registers: int, shared_bytes: int, warps: int) -> tuple[float, str]:
@@ -121,6 +138,8 @@ def compile_variant(name: str, dtype: str, target_name: str, features: int) -> R
     per_thread = max(1, variant.elements // (target.warp_size * variant.warps))
     shared = compiled.metadata.shared
     share, limit = occupancy(target, listing.registers, shared, variant.warps)
+    counted = aot_mlp.counts(name, dtype)
+    needs = counted.operations, counted.l2_weight_bytes, counted.device_bytes
     return Report(
         name=name,
         target=target_name,
@@ -140,6 +159,13 @@ def compile_variant(name: str, dtype: str, target_name: str, features: int) -> R
         warps=variant.warps,
         occupancy=round(share, 3),
         occupancy_limit=limit,
+        products=dict(sorted(listing.products.items())),
+        scalar_spills=listing.scalar_spills,
+        l2_bytes_per_iteration=counted.l2_bytes,
+        l2_weight_bytes_per_iteration=counted.l2_weight_bytes,
+        device_bytes_per_iteration=counted.device_bytes,
+        operations_per_iteration=counted.operations,
+        bound_us=aot_mlp.bounds(*needs, dtype) if counted.operations else {},
     )
 
 
@@ -183,7 +209,7 @@ def _results(
 
 HEADER = (
     f"{'kernel':<28}{'dtype':<10}{'target':<8}{'regs':>5}{'spill':>7}{'shared':>8}"
-    f"{'instr/el':>10}{'+/trip':>8}{'bulk access bits':>22}{'scalar':>8}{'occupancy':>22}"
+    f"{'instr/el':>10}{'+/trip':>8}{'bulk access bits':>32}{'scalar':>8}{'occupancy':>22}"
 )
 
 
@@ -197,7 +223,7 @@ def table_row(report: Report) -> str:
     return (
         f"{report.name:<28}{report.dtype:<10}{report.target:<8}{report.registers:>5}"
         f"{report.spill_bytes:>7}{report.shared_bytes:>8}{report.instructions_per_element:>10.1f}"
-        f"{trip:>8}{widths:>22}{report.scalar_accesses:>8}"
+        f"{trip:>8}{widths:>32}{report.scalar_accesses:>8}"
         f"{f'{report.occupancy:.0%} ({report.occupancy_limit})':>22}"
     )
 
@@ -244,6 +270,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(HEADER)
         for report in reports:
             print(table_row(report))
+        for line in aot_mlp.table([(report.name, report.dtype) for report in reports]):
+            print(line)
     for task, error in failed.items():
         print(f"error: {' '.join(task)}: {error}", file=sys.stderr)
     return 1 if failed else 0

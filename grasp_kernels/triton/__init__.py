@@ -4,6 +4,7 @@ The launchers have the names and the argument order of the ops. Importing this p
 Triton; `grasp_kernels` itself does so only when a tensor lives on a GPU.
 
 Where to start reading: `lifted_step.py`, then `tile.py` (addresses, losses) and `rng.py` (noise).
+For whole loops through an MLP world model: `mlp_lifted_plan.py`, then `mlp_tile.py` (the model).
 """
 
 from grasp_kernels.triton.action_step import action_step_
@@ -11,6 +12,10 @@ from grasp_kernels.triton.gaussian_noise import gaussian_noise
 from grasp_kernels.triton.lifted_loss import lifted_loss
 from grasp_kernels.triton.lifted_loss_backward import lifted_loss_backward
 from grasp_kernels.triton.lifted_step import lifted_step_
+from grasp_kernels.triton.mlp_lifted_plan import mlp_lifted_plan_
+from grasp_kernels.triton.mlp_rollout import mlp_rollout, mlp_rollout_backward
+from grasp_kernels.triton.mlp_structure import mlp_fits
+from grasp_kernels.triton.mlp_sync import mlp_sync_
 from grasp_kernels.triton.philox_words import philox_words
 
 __all__ = [
@@ -19,5 +24,10 @@ __all__ = [
     "lifted_loss",
     "lifted_loss_backward",
     "lifted_step_",
+    "mlp_fits",
+    "mlp_lifted_plan_",
+    "mlp_rollout",
+    "mlp_rollout_backward",
+    "mlp_sync_",
     "philox_words",
 ]

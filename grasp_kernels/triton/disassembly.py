@@ -36,6 +36,23 @@ class Listing:
     spill_bytes: int = 0
     accesses: Counter[tuple[str, int]] = field(default_factory=Counter)
     """How often (kind, width in bits) occurs."""
+    products: Counter[str] = field(default_factory=Counter)
+    """How often each kind of product instruction occurs: of matrices, or a fused multiply-add."""
+    scalar_spills: int = 0
+    """AMD: scalar registers kept in lanes of vector registers; they cost no memory."""
+
+
+PRODUCTS = ("HGMMA", "HMMA", "UTCHMMA", "FFMA", "v_mfma", "v_fma", "v_fmac", "v_pk_fma")
+"""wgmma, mma and tcgen05 of NVIDIA, matrix core instructions of AMD, and plain multiply-adds."""
+
+
+def product_kind(name: str) -> str | None:
+    """Which of PRODUCTS the instruction is."""
+    head = name.split(".")[0]
+    if name.startswith("v_"):
+        head = "v_mfma" if name.startswith("v_mfma") else name.rsplit("_", 1)[0]
+        head = head.removesuffix("_f32")
+    return {"FFMA2": "FFMA"}.get(head, head) if head.rstrip("2") in PRODUCTS else None
 
 
 def access_kinds(ttir: str, elements: int, rows: int) -> dict[Line, str]:
@@ -96,6 +113,8 @@ def read_nvidia(cubin: bytes, ptx: str, kinds: dict[Line, str]) -> Listing:
             listing.instructions += 1
             if start is not None:
                 listing.loop_instructions += listing.instructions - start
+            if kind := product_kind(name):
+                listing.products[kind] += 1
             width = re.search(r"\.(64|128|256)\b|\.[US](8|16)\b", name)
             bits = int(width[1] or width[2]) if width else 32
             if name.startswith(("LDG", "STG")):
@@ -143,6 +162,8 @@ def read_amd(assembly: str, kinds: dict[Line, str]) -> Listing:
             if name == "s_nop":
                 continue
             listing.instructions += 1
+            if kind := product_kind(name):
+                listing.products[kind] += 1
             target = re.search(r"(\.LBB\w+)", operands)
             if target and "branch" in name and target[1] in labels:
                 listing.loop_instructions += listing.instructions - labels[target[1]]
@@ -154,8 +175,10 @@ def read_amd(assembly: str, kinds: dict[Line, str]) -> Listing:
         return int(re.search(rf"\.{key}:\s+(\d+)", assembly)[1])  # type: ignore[index]
 
     listing.registers = metadata("vgpr_count")  # of the unified file: VGPRs and AGPRs together
-    spilled = metadata("vgpr_spill_count") + metadata("sgpr_spill_count")
-    listing.spill_bytes = max(4 * spilled, metadata("private_segment_fixed_size"))
+    listing.scalar_spills = metadata("sgpr_spill_count")
+    # Private memory is where whatever finds no lane goes.
+    memory = metadata("private_segment_fixed_size")
+    listing.spill_bytes = max(4 * metadata("vgpr_spill_count"), memory)
     return listing
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from triton.compiler import ASTSource
 
-from grasp_kernels.triton import configs
+from grasp_kernels.triton import configs, mlp_variants
 from grasp_kernels.triton.action_step import BLOCK, WARPS, action_step_kernel
 from grasp_kernels.triton.gaussian_noise import gaussian_noise_kernel
 from grasp_kernels.triton.lifted_loss import lifted_loss_kernel
@@ -42,7 +42,10 @@ FLOATS = {
 
 @dataclass(frozen=True)
 class Variant:
-    """One compiled form of a kernel. `elements` and `rows` are those of its tile."""
+    """One compiled form of a kernel. `elements` and `rows` are those of its tile.
+
+    An element of an MLP kernel is a hidden unit of a row: `rows` times the hidden units.
+    """
 
     name: str
     dtype: str
@@ -52,6 +55,9 @@ class Variant:
     warps: int
     constants: Mapping[str, Any] = field(default_factory=dict)
     absent: frozenset[str] = frozenset()
+    types: Mapping[str, str] = field(default_factory=dict)
+    """Types of arguments that are not those of STORAGE, POINTERS and FLOATS."""
+    launch: Mapping[str, Any] = field(default_factory=lambda: configs.OPTIONS)
 
     def source(self) -> ASTSource:
         """The kernel with its types, constants and alignments, ready for `triton.compile`."""
@@ -62,6 +68,10 @@ class Variant:
             if name in self.constants or name in self.absent:
                 signature[name] = "constexpr"
                 constants[(index,)] = self.constants.get(name)
+            elif name in self.types:
+                signature[name] = self.types[name]
+                if signature[name].startswith("*"):
+                    attributes[(index,)] = [["tt.divisibility", configs.ALIGNMENT]]
             elif name in STORAGE or name in POINTERS:
                 signature[name] = DTYPES[self.dtype] if name in STORAGE else POINTERS[name]
                 attributes[(index,)] = [["tt.divisibility", configs.ALIGNMENT]]
@@ -70,7 +80,7 @@ class Variant:
         return ASTSource(self.kernel, signature, constants, attributes)
 
     def options(self) -> dict[str, Any]:
-        return {"num_warps": self.warps, **configs.OPTIONS}
+        return {"num_warps": self.warps, **self.launch}
 
 
 def variants(features: int = 1024) -> list[Variant]:
@@ -81,7 +91,28 @@ def variants(features: int = 1024) -> list[Variant]:
     constants = {"ROWS": ROWS, "TILES": TILES}
     sums = sum_feature_tiles_kernel
     found.append(Variant("sum_feature_tiles", "float32", sums, ROWS * TILES, ROWS, 4, constants))
+    found += [
+        _mlp(kernel, size, dtype)
+        for dtype in DTYPES
+        for size in mlp_variants.MODELS
+        for kernel in mlp_variants.KERNELS
+    ]
     return found
+
+
+def _mlp(name: str, size: str, dtype: str) -> Variant:
+    kernel, model = mlp_variants.KERNELS[name], mlp_variants.MODELS[size]
+    tile = mlp_variants.tile_of(name, dtype)
+    launch = tile.launch()
+    constants: dict[str, Any] = {key: launch.pop(key) for key in ("ROWS", "COLUMNS", "DEPTH")}
+    constants |= {"MODEL": model, **mlp_variants.FLAGS.get(name, {})}
+    types = dict.fromkeys(kernel.arg_names, "*fp32") | mlp_variants.TYPES
+    types |= {"weights": DTYPES[dtype], "factors": DTYPES[dtype]}
+    elements = tile.rows * mlp_variants.hidden_units(model)
+    return Variant(
+        f"{name}_{size}", dtype, kernel, elements, tile.rows, launch.pop("num_warps"), constants,
+        frozenset(mlp_variants.ABSENT.get(name, ())), types, launch,
+    )  # fmt: skip
 
 
 def _of_dtype(dtype: str, features: int) -> list[Variant]:

@@ -54,23 +54,30 @@ def operations(ttir: str) -> list[str]:
 
 
 def without_conversions(ttir: str) -> list[str]:
-    """The operations with bfloat16 read as float32, constants in place, values renumbered."""
+    """The operations with bfloat16 read as float32, constants in place, values renumbered.
+
+    A name may be used again in another loop, so every definition, of results and of what a loop
+    carries, gets a name of its own.
+    """
     names: dict[str, str] = {}
     kept = []
     for line in operations(ttir):
         line = line.replace("bf16", "f32")
-        line = re.sub(r"%\w+(?:#\d+)?(?!\w)", lambda found: names.get(found[0], found[0]), line)
         constant = re.match(r"(%\w+) = arith\.constant (.*)", line)
-        conversion = re.match(r"(%\w+) = arith\.(?:extf|truncf) (%\w+|<.*?>)", line)
         if constant:
             names[constant[1]] = f"<{constant[2]}>"
-        elif conversion:
+            continue
+        defined = re.findall(r"(%\w+)(?::\d+)? = ", line)
+        uses = {name: value for name, value in names.items() if name not in defined}
+        line = re.sub(r"%\w+", lambda found, uses=uses: uses.get(found[0], found[0]), line)
+        conversion = re.match(r"(%\w+) = arith\.(?:extf|truncf) (%\w+(?:#\d+)?|<.*?>)", line)
+        if conversion:
             names[conversion[1]] = conversion[2]
-        else:
-            results = line.split(" = ")[0] if " = " in line else ""
-            for result in re.findall(r"%\w+", results):
-                names[result] = f"%v{len(names)}v{len(kept)}"
-            kept.append(line)
+            continue
+        for name in defined:
+            names[name] = f"%v{len(kept)}{name[1:]}"
+            line = re.sub(rf"{name}(?!\w)", names[name], line)
+        kept.append(line)
     return renumbered(kept)
 
 

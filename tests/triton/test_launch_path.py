@@ -8,6 +8,7 @@ anything else, for something that compiles.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -112,6 +113,41 @@ def words(dtype: torch.dtype, features: int) -> None:
     kernels.philox_words(torch.arange(PLANS), STEPS, features, 7, 1, 0)
 
 
+def mlp(op: str) -> Call:
+    """On the smallest of the models that `grasp_kernels.aot` reports."""
+
+    def call(dtype: torch.dtype, features: int) -> None:
+        from grasp_kernels.triton.mlp_variants import MODELS, STEPS
+
+        structure = MODELS["128x3"]
+        features, width = structure[:2]
+        states = torch.zeros(PLANS, STEPS + 1, features)
+        actions = torch.zeros(PLANS, STEPS, width)
+        sizes = [features + width, *structure[4::4]]
+        weights = torch.zeros(sum(a * b for a, b in pairwise(sizes)), dtype=dtype)
+        constants = torch.zeros(2 * sizes[0] + 2 * features + sum(sizes[1:]))
+        model = weights, constants, structure
+        bounds = -torch.ones(width), torch.ones(width)
+        sound, each = torch.ones(PLANS, dtype=torch.bool), torch.ones(PLANS)
+        goal = torch.zeros(PLANS, features)
+        adam = 0.9, 0.999, 1e-8
+        if op == "rollout":
+            kernels.mlp_rollout(goal, actions, *model)
+        elif op == "rollout_backward":
+            kernels.mlp_rollout_backward(states, states, actions, *model)
+        elif op == "lifted_plan":
+            written = (states, actions, actions.clone(), actions.clone(), sound)
+            given = (goal, torch.ones(3, 2), torch.ones(PLANS, 3), torch.arange(PLANS), None)
+            rest = (-1, 1, "white", 8, False, *adam, 1)
+            kernels.mlp_lifted_plan_(*written, *given, *bounds, *model, *rest)
+        else:
+            written = (states, actions, each, actions.clone(), states.clone(), sound)
+            rest = (3, True, *adam, 0.0, 0.5, False)
+            kernels.mlp_sync_(*written, goal, goal, each.clone(), None, *bounds, *model, *rest)
+
+    return call
+
+
 CALLS: dict[str, Call] = {
     "lifted_step_none": step("none"),
     "lifted_step_white": step("white"),
@@ -124,6 +160,10 @@ CALLS: dict[str, Call] = {
     "action_step_sgd": action_step(adam=False),
     "action_step_adam": action_step(adam=True),
     "philox_words": words,
+    "mlp_rollout_128x3": mlp("rollout"),
+    "mlp_rollout_backward_128x3": mlp("rollout_backward"),
+    "mlp_lifted_plan_128x3": mlp("lifted_plan"),
+    "mlp_sync_128x3": mlp("sync"),
 }
 
 
