@@ -262,6 +262,8 @@ def _read_layers(network: nn.Sequential) -> tuple[MLPLayer, ...]:
         if isinstance(module, (nn.Identity, nn.Dropout)):
             continue
         if isinstance(module, nn.Linear):
+            if not isinstance(module.weight, nn.Parameter):  # parametrized or pruned
+                raise UnsupportedModel(f"{name} with a computed weight is not supported")
             layers.append(MLPLayer(module.weight, module.bias))
             continue
         if not layers:

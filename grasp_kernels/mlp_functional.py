@@ -20,6 +20,7 @@ from grasp_kernels.checks import (
     check_adam,
     check_choice,
     check_int,
+    check_moments,
     check_noise,
     check_tensor,
     check_writable,
@@ -148,7 +149,8 @@ def mlp_lifted_plan_(
     features = dynamics.state_features
     check_tensor("schedule", schedule, (None, 2), "(K, 2)")
     _check_model_tensor("schedule", schedule, dynamics)
-    check_noise(noise, modes, first_iteration + len(schedule), 0, steps, features)
+    check_int("first_iteration", first_iteration, 0, 2**32 - 1 - len(schedule))
+    check_noise(noise, modes, first_iteration, 0, steps, features)
     check_choice("terminal", terminal, TERMINALS)
     check_choice("optimizer", optimizer, OPTIMIZERS)
     check_adam(betas, epsilon)
@@ -157,11 +159,16 @@ def mlp_lifted_plan_(
         {"state_lr": state_lr, "noise_factor": noise_factor, "action_lr": action_lr}, actions
     )
     sound = _flags(sound, actions)
+    plan_ids = plan_id_tensor(plan_ids, plans, actions.device)
+    feature_weight = weight_vector("feature_weight", feature_weight, features, "(D,)", actions)
+    seed = signed_seed(seed)
     moments: tuple[Tensor | None, Tensor | None] = (None, None)
     first_step = 1
-    if optimizer == "adam":
+    if optimizer == "adam":  # the last check, since it begins to change `state`
         if state is None:
             raise ValueError('state must be a dict kept between calls when optimizer="adam"')
+        if state:
+            check_moments(state, actions)
         moments, first_step = next_moments(actions, state), state["step"]
         state["step"] += len(schedule) - 1
     history: Tensor = lifted_plan_op(
@@ -172,12 +179,12 @@ def mlp_lifted_plan_(
         goal,
         schedule,
         rates,
-        plan_id_tensor(plan_ids, plans, actions.device),
-        weight_vector("feature_weight", feature_weight, features, "(D,)", actions),
+        plan_ids,
+        feature_weight,
         low,
         high,
         *dynamics.packed(),
-        signed_seed(seed),
+        seed,
         first_iteration,
         noise,
         modes,
@@ -252,8 +259,10 @@ def mlp_sync_(
     check_choice("optimizer", optimizer, OPTIMIZERS)
     check_choice("terminal", terminal, TERMINALS)
     check_adam(betas, epsilon)
-    if not 0.0 <= blend <= 1.0:
-        raise ValueError(f"blend must be from 0 to 1, got {blend}")
+    if not isinstance(blend, (int, float)) or not 0.0 <= blend <= 1.0:
+        raise ValueError(f"blend must be from 0 to 1, got {blend!r}")
+    if stop_cost is not None and not isinstance(stop_cost, (int, float)):
+        raise TypeError(f"stop_cost must be a number or None, got {type(stop_cost).__name__}")
     low, high = box_bounds(low, high, actions, compare_bounds)
     sync_op(
         trajectory,

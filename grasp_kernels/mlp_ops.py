@@ -56,6 +56,17 @@ def _dense(tensors: Sequence[Tensor | None]) -> list[Any]:
     return [None if tensor is None else tensor.contiguous() for tensor in tensors]
 
 
+def _apart(tensors: Sequence[Tensor], written: Sequence[Tensor | None]) -> list[Tensor]:
+    """Dense, and no views of what is written: the goal of a single plan may be its last state."""
+    memory = {t.untyped_storage().data_ptr() for t in written if t is not None}
+    return [
+        t.clone(memory_format=torch.contiguous_format)
+        if t.untyped_storage().data_ptr() in memory
+        else t.contiguous()
+        for t in tensors
+    ]
+
+
 def _home(written: Sequence[Tensor | None], through: Sequence[Tensor | None]) -> None:
     """Finish an in-place op, as `ops._wrote` does."""
     for tensor, dense in zip(written, through, strict=True):
@@ -97,7 +108,8 @@ def _mlp_lifted_plan_(
     run = _backend("mlp_lifted_plan_", actions, rest[7], rest[9])
     written = (trajectory, actions, first_moment, second_moment, sound)
     dense = _dense(written)
-    history: Tensor = run(*dense, *_dense(rest[:7]), *rest[7:])
+    goal = _apart(rest[:1], written)
+    history: Tensor = run(*dense, *goal, *_dense(rest[1:7]), *rest[7:])
     _home(written, dense)
     return history
 
@@ -114,7 +126,8 @@ def _mlp_sync_(
     run = _backend("mlp_sync_", actions, rest[6], rest[8])
     written = (trajectory, actions, best_cost, best_actions, best_states, sound)
     dense = _dense(written)
-    run(*dense, *_dense(rest[:6]), *rest[6:])
+    ends = _apart(rest[:2], written)
+    run(*dense, *ends, *_dense(rest[2:6]), *rest[6:])
     _home(written, dense)
 
 

@@ -34,7 +34,7 @@ def mlp_rollout_backward(
     adjoint_T = cotangent_T,  adjoint_t = cotangent_t + (dF/ds)^T adjoint_{t+1}
     """
     network = unpack(weights, constants, structure)
-    adjoint = cotangent[:, -1]
+    adjoint = cotangent[:, -1].clone()  # what T = 0 returns is not a view
     gradient = torch.empty_like(actions)
     for t in reversed(range(actions.shape[1])):
         _, saved = forward(network, states[:, t], actions[:, t])

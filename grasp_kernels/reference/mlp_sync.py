@@ -43,7 +43,7 @@ def mlp_sync_(
     rows of `trajectory` move by `blend` towards the last rollout, where that is finite.
     """
     model = weights, constants, structure
-    w = torch.ones_like(goal[0]) if cost_weight is None else cost_weight
+    w = goal.new_ones(goal.shape[-1]) if cost_weight is None else cost_weight
     first_moment = torch.zeros_like(actions) if adam else None
     second_moment = torch.zeros_like(actions) if adam else None
     for step in range(steps + 1):
@@ -76,5 +76,6 @@ def mlp_sync_(
         )
     if blend > 0:
         inner = trajectory[:, 1 : trajectory.shape[1] - (not free_terminal)]
-        moved = inner.lerp(states[:, 1 : 1 + inner.shape[1]], blend)
+        reached = states[:, 1 : 1 + inner.shape[1]]
+        moved = reached if blend == 1 else inner.lerp(reached, blend)  # whatever `inner` was
         inner.copy_(torch.where(arrived[:, None, None], moved, inner))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import kernel_cases as cases
+import mlp_cases
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -15,6 +16,13 @@ PLANS, STEPS, FEATURES = 2, 3, 5
 OPCHECK_DTYPES = [torch.float64, torch.float32]
 
 
+@pytest.fixture(params=["reference", "native"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """As everywhere, but for the MLP ops too."""
+    mlp_cases.use_backend(monkeypatch, request.param)
+    return request.param
+
+
 def samples(name: str, dtype: torch.dtype) -> list[tuple]:
     """Arguments of an op: everything given, and every optional left out."""
     compute = torch.float64 if dtype == torch.float64 else torch.float32
@@ -23,6 +31,8 @@ def samples(name: str, dtype: torch.dtype) -> list[tuple]:
     ids = torch.tensor([3, 2**62])
     rows = torch.rand(PLANS, STEPS, dtype=compute)
     states = (prediction, trajectory, goal)
+    if name.startswith("mlp_"):
+        return mlp_samples(name, dtype)
     if name == "lifted_loss":
         return [(*states, None, None), (*states, w, v), (*states, w, None)]
     if name == "lifted_loss_backward":
@@ -53,6 +63,48 @@ def samples(name: str, dtype: torch.dtype) -> list[tuple]:
             (ids[:0], STEPS, FEATURES, 0, 0, "none", 8, 0, STEPS, dtype),
         ]
     return [(ids, STEPS, FEATURES, -1, 2, 0), (ids, STEPS, 4, 7, 2, 1000)]
+
+
+def mlp_samples(name: str, dtype: torch.dtype) -> list[tuple]:
+    dynamics = mlp_cases.model(FEATURES, 2, (8, 3), norm=True, residual=True, dtype=dtype)
+    packed = dynamics.packed()
+    trajectory, actions, goal = mlp_cases.plan_tensors(PLANS, STEPS, FEATURES, 2, dtype)
+    start, sound = trajectory[:, 0].clone(), torch.ones(PLANS, dtype=torch.bool)
+    low, high = torch.full((2,), -0.5, dtype=dtype), torch.full((2,), 0.5, dtype=dtype)
+    w = torch.rand(FEATURES, dtype=dtype)
+    if name == "mlp_rollout":
+        narrow = dynamics.to(torch.bfloat16).packed()
+        arguments = [(start, actions, *packed), (start, actions[:, :0], *packed)]
+        return arguments if dtype == torch.float64 else [*arguments, (start, actions, *narrow)]
+    if name == "mlp_rollout_backward":
+        one = trajectory[:, :1]  # T = 0
+        return [
+            (trajectory + 1, trajectory, actions, *packed),
+            (one.contiguous(), one.clone(), actions[:, :0], *packed),
+            (one + 1, one, actions[:, :0], *packed),
+        ]
+    if name == "mlp_lifted_plan_":
+        moments = torch.rand(2, *actions.shape, dtype=dtype).unbind(0)
+        head = (trajectory, actions, *(moment.clone() for moment in moments), sound)
+        descent = (trajectory, actions, None, None, sound)
+        schedule, rates = mlp_cases.schedule(2, dtype), torch.rand(PLANS, 3, dtype=dtype)
+        problem = (goal, schedule, rates, mlp_cases.ids(PLANS))
+        idle = (goal, schedule[:0], *problem[2:])
+        adam = (0.9, 0.999, 1e-8, 7)
+        return [
+            (*head, *problem, w, low, high, *packed, -5, 1, "white", 8, False, *adam),
+            (*descent, *problem, None, None, high, *packed, 2**62, 9, "bridge", 4, True, *adam),
+            (*descent, *idle, None, None, None, *packed, 0, 0, "none", 1, False, *adam),
+        ]
+    best = mlp_cases.bests(PLANS, STEPS, FEATURES, 2, dtype)
+    lr = torch.rand(PLANS, dtype=dtype)
+    head = (trajectory, actions, *best, sound, start, goal, lr)
+    adam = (0.9, 0.999, 1e-8)
+    return [
+        (*head, w, low, high, *packed, 2, True, *adam, 0.1, 0.5, False),
+        (*head, None, low, None, *packed, 1, False, *adam, -torch.inf, 1.0, True),
+        (*head, None, None, None, *packed, 0, True, *adam, -torch.inf, 0.0, False),
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(grasp_kernels.SCHEMAS))

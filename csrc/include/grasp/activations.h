@@ -1,4 +1,5 @@
-// Activations and their derivatives: a few units in the last place, NaN in, NaN out.
+// Activations and their derivatives: a few units in the last place (elu, near zero, a dozen), NaN
+// in, NaN out.
 //
 // On packs of vectors (pack.h): an activation is a chain of twenty operations, each waiting for the
 // one before it, and a single chain leaves most of the processor idle.
@@ -128,10 +129,11 @@ GRASP_INLINE Activated activate(Floats x) {
     return {x * cumulative, multiply_add(x * 0x1.988454p-2f, density, cumulative)};
   } else if constexpr (kActivation == Activation::kMish) {
     // x tanh(ln(1 + e)) = x n / (n + 2), n = e (e + 2); beyond 20 the quotient is 1 in float32.
-    const Floats e = Exponential(at_most(20.0f, x)).value();
+    const Floats bounded = at_most(20.0f, x);
+    const Floats e = Exponential(bounded).value();
     const Floats n = e * (e + 2.0f);
     const Floats r = reciprocal(n + 2.0f), squashed = n * r;
-    return {x * squashed, multiply_add(x * r * 4.0f, e * (e + 1.0f) * r, squashed)};
+    return {x * squashed, multiply_add(bounded * r * 4.0f, e * (e + 1.0f) * r, squashed)};
   } else if constexpr (kActivation == Activation::kTanh) {
     const Floats squashed = hyperbolic_tangent(x);
     return {squashed, one - squashed * squashed};

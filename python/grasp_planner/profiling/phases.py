@@ -1,0 +1,83 @@
+"""Where the time of a plan goes: the planner's own calls, with a stopwatch around each.
+
+The planner carries no instruments of its own: they would cost more than a small kernel. For the
+time of a profile its calls are replaced by timed ones.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from grasp_planner import planner, whole_plan
+from grasp_planner.world_model import CheckedModel
+
+PHASES: tuple[tuple[Any, str, str], ...] = (
+    (planner, "initialise", "initialisation"),
+    (CheckedModel, "__call__", "model forward"),
+    (CheckedModel, "action_gradient", "model VJP"),
+    (planner, "lifted_step_", "fused step"),
+    (planner, "action_step_", "action step"),
+    (planner._Search, "sync", "sync"),
+    (planner._Search, "judge", "sync"),
+    (whole_plan, "iterate", "lifted iterations"),
+    (whole_plan, "sync", "sync"),
+)
+"""Owner, attribute, phase. The outermost phase has the time: what a sync calls is the sync's."""
+
+LOOP: tuple[tuple[Any, str, str], ...] = (
+    (planner._Search, "run", "loop"),
+    (whole_plan, "run", "loop"),
+)
+REST = "Python and the rest"
+
+
+class Stopwatch:
+    """Wall time and calls per phase. Only the outermost phase runs at any time."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.calls: dict[str, int] = {}
+        self.running: str | None = None
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        if self.running is not None:
+            yield
+            return
+        self.running = name
+        begin = time.perf_counter()
+        try:
+            with torch.profiler.record_function(f"grasp: {name}"):
+                yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
+            self.calls[name] = self.calls.get(name, 0) + 1
+            self.running = None
+
+
+@contextmanager
+def around(calls: tuple[tuple[Any, str, str], ...], enter: Callable[[str], Any]) -> Iterator[None]:
+    """Runs every named call inside `enter(phase)`, a context manager; undone at the end."""
+    originals = [(owner, name, getattr(owner, name)) for owner, name, _ in calls]
+
+    def wrapped(original: Callable[..., Any], phase: str) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with enter(phase):
+                return original(*args, **kwargs)
+
+        return call
+
+    try:
+        for (owner, name, phase), (_, _, original) in zip(calls, originals, strict=True):
+            setattr(owner, name, wrapped(original, phase))
+        yield
+    finally:
+        for owner, name, original in originals:
+            setattr(owner, name, original)
