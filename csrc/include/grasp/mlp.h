@@ -102,15 +102,15 @@ struct Saved {
 
 class MlpTile {
  public:
-  MlpTile(const PackedMlp& packed, int64_t rows, Arena& arena) : packed_(packed) {
-    const int64_t floats = rows * packed.stride;
-    for (auto& buffer : buffers_) buffer = arena.take(floats);
+  // Works on `rows` at a time, and keeps what the way back needs of `kept` rows.
+  MlpTile(const PackedMlp& packed, int64_t rows, int64_t kept, Arena& arena) : packed_(packed) {
+    for (auto& buffer : buffers_) buffer = arena.take(rows * packed.stride);
     for (int i = 0; i < packed.mlp->count; ++i) {
       const MlpLayer& layer = packed.mlp->layers[i];
-      saved_.slope[i] = arena.take(floats);
+      saved_.slope[i] = arena.take(kept * packed.stride);
       if (!layer.gain) continue;
-      saved_.normalised[i] = arena.take(floats);
-      saved_.inverse_deviation[i] = arena.take(rows);
+      saved_.normalised[i] = arena.take(kept * packed.stride);
+      saved_.inverse_deviation[i] = arena.take(kept);
     }
   }
 
@@ -133,16 +133,16 @@ class MlpTile {
     if (packed_.narrow()) round_row(to, mlp.inputs());
   }
 
-  // The last layer's output for all rows whose input was set, stride() apart. With `keep`, what the
-  // way back needs is kept for them.
+  // The last layer's output for all rows whose input was set, stride() apart. With kKeep, what the
+  // way back needs of them is kept, from row `first` on.
   template <bool kKeep>
-  const float* forward(int64_t rows) {
+  const float* forward(int64_t rows, int64_t first = 0) {
     float *from = buffers_[0], *to = buffers_[1];
     for (int i = 0; i < packed_.mlp->count; ++i) {
       const PackedLayer& layer = packed_.layers[i];
       product(layer.forward, from, stride(), rows, layer.bias, to, stride());
-      if (layer.gain) normalise<kKeep>(i, rows, to);
-      activate_rows<kKeep>(i, rows, to);
+      if (layer.gain) normalise<kKeep>(i, first, rows, to);
+      activate_rows<kKeep>(i, first, rows, to);
       float* const free = from;
       from = to;
       to = free;
@@ -170,8 +170,8 @@ class MlpTile {
     });
   }
 
-  // Gradients for the inputs of rows [0, rows), whose slopes are those of rows `first` on of the
-  // last forward. All inputs, or the actions alone; not yet divided by the input scale.
+  // Gradients for the inputs of rows [0, rows), whose slopes were kept from row `first` on. All
+  // inputs, or the actions alone; not yet divided by the input scale.
   const float* backward(int64_t first, int64_t rows, bool actions_only) {
     float *from = buffers_[0], *to = buffers_[1];
     for (int i = packed_.mlp->count - 1; i >= 0; --i) {
@@ -217,7 +217,7 @@ class MlpTile {
   }
 
   template <bool kKeep>
-  void normalise(int index, int64_t rows, float* values) {
+  void normalise(int index, int64_t first, int64_t rows, float* values) {
     const MlpLayer& layer = packed_.mlp->layers[index];
     const PackedLayer& packed = packed_.layers[index];
     const int64_t width = layer.width;
@@ -232,8 +232,8 @@ class MlpTile {
                                        }) /
                               double(width);
       const float inverse = 1.0f / __builtin_sqrtf(float(variance) + layer.epsilon);
-      float* const kept = kKeep ? saved_.normalised[index] + row * stride() : nullptr;
-      if (kKeep) saved_.inverse_deviation[index][row] = inverse;
+      float* const kept = kKeep ? saved_.normalised[index] + (first + row) * stride() : nullptr;
+      if (kKeep) saved_.inverse_deviation[index][first + row] = inverse;
       for (int64_t i = 0; i < width; i += kLanes) {
         const Float normalised = (load(z + i) - mean) * inverse;
         if (kKeep) store(kept + i, normalised);
@@ -256,10 +256,11 @@ class MlpTile {
   }
 
   template <bool kKeep>
-  void activate_rows(int index, int64_t rows, float* values) {
+  void activate_rows(int index, int64_t first, int64_t rows, float* values) {
     switch (packed_.mlp->layers[index].activation) {
 #define GRASP_CASE(name) \
-  case Activation::name: return activate_rows_as<kKeep, Activation::name>(index, rows, values);
+  case Activation::name: \
+    return activate_rows_as<kKeep, Activation::name>(index, first, rows, values);
       GRASP_CASE(kIdentity)
       GRASP_CASE(kRelu)
       GRASP_CASE(kSilu)
@@ -268,38 +269,39 @@ class MlpTile {
       GRASP_CASE(kTanh)
       GRASP_CASE(kElu)
 #undef GRASP_CASE
-      case Activation::kSimNorm: return simnorm_rows(index, rows, values);
+      case Activation::kSimNorm: return simnorm_rows<kKeep>(index, first, rows, values);
     }
   }
 
   template <bool kKeep, Activation kActivation>
-  void activate_rows_as(int index, int64_t rows, float* values) {
+  void activate_rows_as(int index, int64_t first, int64_t rows, float* values) {
     if (packed_.narrow() && index + 1 < packed_.mlp->count) {
-      activate_rows_as<kKeep, kActivation, true>(index, rows, values);
+      activate_rows_as<kKeep, kActivation, true>(index, first, rows, values);
     } else if (kKeep || kActivation != Activation::kIdentity) {
-      activate_rows_as<kKeep, kActivation, false>(index, rows, values);
+      activate_rows_as<kKeep, kActivation, false>(index, first, rows, values);
     }
   }
 
   // kRound: for a product of bfloat16 numbers.
   template <bool kKeep, Activation kActivation, bool kRound>
-  void activate_rows_as(int index, int64_t rows, float* values) {
+  void activate_rows_as(int index, int64_t first, int64_t rows, float* values) {
     for (int64_t row = 0; row < rows; ++row) {
       float* const h = values + row * stride();
-      float* const slope = saved_.slope[index] + row * stride();
-      over_packs(packed_.mlp->layers[index].width, [&](int64_t first, int vectors) {
-        Activated result = activate<kActivation>(load_pack(h + first, vectors));
+      float* const slope = kKeep ? saved_.slope[index] + (first + row) * stride() : nullptr;
+      over_packs(packed_.mlp->layers[index].width, [&](int64_t i, int vectors) {
+        Activated result = activate<kActivation>(load_pack(h + i, vectors));
         if (kRound) {
           GRASP_FOR_PACK(result.value[i] = round_to_bfloat16(result.value[i]))
         }
-        store_pack(h + first, result.value, vectors);
-        if (kKeep) store_pack(slope + first, result.slope, vectors);
+        store_pack(h + i, result.value, vectors);
+        if (kKeep) store_pack(slope + i, result.slope, vectors);
       });
     }
   }
 
   // A softmax per group; its Jacobian needs the output itself.
-  void simnorm_rows(int index, int64_t rows, float* values) {
+  template <bool kKeep>
+  void simnorm_rows(int index, int64_t first, int64_t rows, float* values) {
     const MlpLayer& layer = packed_.mlp->layers[index];
     const bool narrow = packed_.narrow() && index + 1 < packed_.mlp->count;
     for (int64_t row = 0; row < rows; ++row) {
@@ -309,15 +311,18 @@ class MlpTile {
         for (int64_t i = 1; i < layer.group; ++i) most = h[begin + i] > most ? h[begin + i] : most;
         for (int64_t i = 0; i < layer.group; ++i) h[begin + i] -= most;
       }
-      over_packs(layer.width, [&](int64_t first, int vectors) {
-        store_pack(h + first, exponential(load_pack(h + first, vectors)), vectors);
+      over_packs(layer.width, [&](int64_t i, int vectors) {
+        store_pack(h + i, exponential(load_pack(h + i, vectors)), vectors);
       });
       for (int64_t begin = 0; begin < layer.width; begin += layer.group) {
         float total = 0;
         for (int64_t i = 0; i < layer.group; ++i) total += h[begin + i];
         for (int64_t i = 0; i < layer.group; ++i) h[begin + i] /= total;
       }
-      __builtin_memcpy(saved_.slope[index] + row * stride(), h, sizeof(float) * layer.width);
+      if (kKeep) {
+        float* const kept = saved_.slope[index] + (first + row) * stride();
+        __builtin_memcpy(kept, h, sizeof(float) * layer.width);
+      }
       if (narrow) round_row(h, layer.width);
     }
   }

@@ -26,7 +26,7 @@ struct LiftedBuffers {
 
 inline int64_t lifted_scratch(const PackedMlp& packed, const MlpLifted& lifted, int64_t plans) {
   Arena arena(nullptr);
-  MlpTile tile(packed, kTileRows, arena);
+  MlpTile tile(packed, kTileRows, kTileRows, arena);
   LiftedBuffers buffers(*packed.mlp, lifted, plans, arena);
   return arena.used();
 }
@@ -40,7 +40,7 @@ class LiftedGroup {
         first_(first),
         plans_(plans),
         arena_(scratch),
-        tile_(packed, kTileRows, arena_),
+        tile_(packed, kTileRows, kTileRows, arena_),
         buffers_(mlp_, lifted, plans, arena_) {}
 
   void run() {

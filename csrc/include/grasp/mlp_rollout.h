@@ -21,14 +21,29 @@ struct RolloutGroup {
   const float* actions = nullptr;
 };
 
-inline void roll_out(MlpTile& tile, const Mlp& mlp, const RolloutGroup& group) {
+constexpr int64_t kKeptFloats = 1 << 21;  // per thread
+
+inline bool keeps_slopes(const PackedMlp& packed, int64_t plans, int64_t steps) {
+  return 2 * packed.mlp->count * packed.stride * plans * steps <= kKeptFloats;  // 2: and a norm
+}
+
+// A tile for the plans of a group.
+inline MlpTile rollout_tile(const PackedMlp& packed, int64_t plans, int64_t steps, bool keep,
+                            Arena& arena) {
+  const int64_t rows = larger(kTileRows, plans);
+  return MlpTile(packed, rows, keep ? plans * steps : rows, arena);
+}
+
+// `keep`: the slopes, of step t and plan n in row t * plans + n.
+inline void roll_out(MlpTile& tile, const Mlp& mlp, const RolloutGroup& group, bool keep) {
   const int64_t d = mlp.state_features, a = mlp.action_features;
   for (int64_t t = 0; t < group.steps; ++t) {
     for (int64_t plan = 0; plan < group.plans; ++plan) {
       tile.set_input(plan, group.states + (plan * (group.steps + 1) + t) * d,
                      group.actions + (plan * group.steps + t) * a);
     }
-    const float* const output = tile.forward<false>(group.plans);
+    const float* const output =
+        keep ? tile.forward<true>(group.plans, t * group.plans) : tile.forward<false>(group.plans);
     for (int64_t plan = 0; plan < group.plans; ++plan) {
       float* const state = group.states + (plan * (group.steps + 1) + t) * d;
       tile.finish(output + plan * tile.stride(), state, state + d);
@@ -37,21 +52,24 @@ inline void roll_out(MlpTile& tile, const Mlp& mlp, const RolloutGroup& group) {
 }
 
 // `adjoint` (plans, D): that of the last state; becomes that of the start. `cotangent`, where it is
-// not null, is added on the way at every state but the last, (plans, T + 1, D).
+// not null, is added on the way at every state but the last, (plans, T + 1, D). `kept`: the tile
+// has the slopes of this rollout.
 inline void roll_back(MlpTile& tile, const Mlp& mlp, const RolloutGroup& group,
-                      const float* cotangent, float* adjoint, float* gradient) {
+                      const float* cotangent, float* adjoint, float* gradient, bool kept) {
   const int64_t d = mlp.state_features, a = mlp.action_features, steps = group.steps;
-  const int64_t stretch = larger(1, kTileRows / larger(1, group.plans));
+  const int64_t stretch = kept ? steps : larger(1, kTileRows / larger(1, group.plans));
   for (int64_t end = steps; end > 0; end -= stretch) {
     const int64_t begin = larger(0, end - stretch);
-    for (int64_t t = begin; t < end; ++t) {
-      for (int64_t plan = 0; plan < group.plans; ++plan) {
-        tile.set_input((t - begin) * group.plans + plan,
-                       group.states + (plan * (steps + 1) + t) * d,
-                       group.actions + (plan * steps + t) * a);
+    if (!kept) {
+      for (int64_t t = begin; t < end; ++t) {
+        for (int64_t plan = 0; plan < group.plans; ++plan) {
+          tile.set_input((t - begin) * group.plans + plan,
+                         group.states + (plan * (steps + 1) + t) * d,
+                         group.actions + (plan * steps + t) * a);
+        }
       }
+      tile.forward<true>((end - begin) * group.plans);
     }
-    tile.forward<true>((end - begin) * group.plans);
     for (int64_t t = end - 1; t >= begin; --t) {
       for (int64_t plan = 0; plan < group.plans; ++plan) {
         tile.set_cotangent(plan, adjoint + plan * d);
@@ -75,9 +93,9 @@ inline void roll_back(MlpTile& tile, const Mlp& mlp, const RolloutGroup& group,
 
 // ---- The ops, on the plans [first, first + plans) ----
 
-inline int64_t rollout_scratch(const PackedMlp& packed, const MlpRollout&, int64_t plans) {
+inline int64_t rollout_scratch(const PackedMlp& packed, const MlpRollout& rollout, int64_t plans) {
   Arena arena(nullptr);
-  MlpTile tile(packed, larger(kTileRows, plans), arena);
+  rollout_tile(packed, plans, rollout.steps, false, arena);
   return arena.used();
 }
 
@@ -86,17 +104,18 @@ inline void rollout_group(const PackedMlp& packed, const MlpRollout& rollout, in
   const Mlp& mlp = *packed.mlp;
   const int64_t d = mlp.state_features, a = mlp.action_features, steps = rollout.steps;
   Arena arena(scratch);
-  MlpTile tile(packed, larger(kTileRows, plans), arena);
+  MlpTile tile = rollout_tile(packed, plans, steps, false, arena);
   const RolloutGroup group{plans, steps, rollout.states + first * (steps + 1) * d,
                            rollout.actions + first * steps * a};
-  if (!rollout.cotangent) return roll_out(tile, mlp, group);
+  if (!rollout.cotangent) return roll_out(tile, mlp, group, false);
   const float* const cotangent = rollout.cotangent + first * (steps + 1) * d;
   float* const adjoint = rollout.start_gradient + first * d;
   for (int64_t plan = 0; plan < plans; ++plan) {
     const float* const last = cotangent + (plan * (steps + 1) + steps) * d;
     for (int64_t i = 0; i < d; ++i) adjoint[plan * d + i] = last[i];
   }
-  roll_back(tile, mlp, group, cotangent, adjoint, rollout.action_gradient + first * steps * a);
+  roll_back(tile, mlp, group, cotangent, adjoint, rollout.action_gradient + first * steps * a,
+            false);
 }
 
 // True where no number is infinite or NaN: none has all bits of its exponent set.
@@ -131,7 +150,7 @@ class Corrections {
 inline int64_t sync_scratch(const PackedMlp& packed, const MlpSync& sync, int64_t plans) {
   const Mlp& mlp = *packed.mlp;
   Arena arena(nullptr);
-  MlpTile tile(packed, larger(kTileRows, plans), arena);
+  rollout_tile(packed, plans, sync.horizon, keeps_slopes(packed, plans, sync.horizon), arena);
   arena.take(plans * (sync.horizon + 1) * mlp.state_features);
   arena.take(plans * mlp.state_features);
   for (int i = 0; i < 3; ++i) arena.take(plans * sync.horizon * mlp.action_features);
@@ -143,8 +162,9 @@ inline void sync_group(const PackedMlp& packed, const MlpSync& sync, int64_t fir
   const Mlp& mlp = *packed.mlp;
   const int64_t d = mlp.state_features, horizon = sync.horizon;
   const int64_t width = horizon * mlp.action_features, length = (horizon + 1) * d;
+  const bool keep = keeps_slopes(packed, plans, horizon);
   Arena arena(scratch);
-  MlpTile tile(packed, larger(kTileRows, plans), arena);
+  MlpTile tile = rollout_tile(packed, plans, horizon, keep, arena);
   float* const states = arena.take(plans * length);
   float* const adjoint = arena.take(plans * d);
   float* const gradient = arena.take(plans * width);
@@ -165,7 +185,7 @@ inline void sync_group(const PackedMlp& packed, const MlpSync& sync, int64_t fir
   }
 
   for (int64_t k = 0; k <= sync.steps; ++k) {
-    roll_out(tile, mlp, group);
+    roll_out(tile, mlp, group, keep && k < sync.steps);
     for (int64_t plan = 0; plan < plans; ++plan) {
       const int64_t n = first + plan;
       const float* const last = states + plan * length + horizon * d;
@@ -195,7 +215,7 @@ inline void sync_group(const PackedMlp& packed, const MlpSync& sync, int64_t fir
       }
     }
     if (k == sync.steps) break;
-    roll_back(tile, mlp, group, nullptr, adjoint, gradient);
+    roll_back(tile, mlp, group, nullptr, adjoint, gradient, keep);
     corrections.next(step);
     for (int64_t plan = 0; plan < plans; ++plan) {
       const int64_t n = first + plan;

@@ -71,7 +71,7 @@ class Profile:
         device_waits: waits that CUDA itself reports for the loop; None on a CPU.
         peak_bytes: the most bytes of tensors alive at once in a short plan, the model's and the
             inputs' left out. Scratch inside native kernels is not a tensor.
-        gpu: what NVML saw of all devices during the timed plans.
+        gpu: what NVML saw of the device during the timed plans.
         not_applicable: row -> why it has no number here.
     """
 
@@ -101,7 +101,11 @@ class Profile:
     not_applicable: dict[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """All but NVML's single readings, of which there are thousands."""
+        found = asdict(self)
+        for device in found["gpu"]["devices"]:
+            del device["readings"]
+        return found
 
 
 def profile(
@@ -139,7 +143,7 @@ def profile(
     plan(short)
     progress(f"timing {repeats} plans")
     seconds = []
-    with GpuSampler() as sampler:
+    with GpuSampler(gpu_of(start)) as sampler:
         for _ in range(repeats):
             begin = time.perf_counter()
             found = plan(config)
@@ -187,6 +191,13 @@ def profile(
         trace=trace.name,
         not_applicable={} if on_gpu else dict.fromkeys(GPU_ROWS, NO_GPU),
     )
+
+
+def gpu_of(tensor: Tensor) -> list[str] | None:
+    """The GPU that holds a tensor, as NVML knows it; None (all there are) for a CPU's."""
+    if tensor.device.type != "cuda":
+        return None
+    return [str(torch.cuda.get_device_properties(tensor.device).uuid)]
 
 
 GPU_ROWS = (
