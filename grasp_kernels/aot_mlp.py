@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from grasp_kernels.reference.mlp_dynamics import ACTIVATIONS
+
 PLANS = 1024
 """Plans of the batch that the table is for."""
 ITERATIONS = 100
@@ -29,18 +31,25 @@ class GPU:
     l2: float
 
 
-# Operations and device memory: NVIDIA H100 and H200 datasheets (SXM), NVIDIA HGX B200 in the
-# Blackwell architecture technical brief; B200 per GPU, bfloat16 half of the figure with sparsity.
-# L2: on no datasheet. NVIDIA's A100 whitepaper has 5120 bytes per clock, taken here at 1.98 GHz
-# boost for Hopper, and twice for the two dies of B200. Measurements (an H100 PCIe at Chips and
-# Cheese, 2023) are lower; a bound may be too low, never too high.
+# Where documents differ, the higher rate: a bound may be too low, never too high.
+# Operations: "NVIDIA H100 Tensor Core GPU Architecture" (whitepaper), H100 SXM5, peaks without
+# sparsity: 989.4 and 66.9 TFLOP/s. The "NVIDIA H100 Tensor Core GPU" datasheet rounds them, and the
+# "NVIDIA H200 Tensor Core GPU" datasheet has the same. B200: "NVIDIA Blackwell Architecture
+# Technical Brief", HGX B200 per GPU: bfloat16 4500 with sparsity, so 2250; float32 80 (75 in the
+# table of the HGX platform).
+# Device memory: the datasheets, H100 SXM 3.35 and H200 SXM 4.8 TB/s; the brief, B200 8 TB/s (7.7 in
+# the table of the HGX platform).
+# L2: an assumption, on no datasheet. NVIDIA's A100 whitepaper has 5120 bytes per clock, taken here
+# at 1.98 GHz boost for Hopper, and twice for the two dies of B200. Measurements (an H100 PCIe at
+# Chips and Cheese, 2023) are lower.
 GPUS = {
-    "H100": GPU(989e12, 67e12, 3.35e12, 5120 * 1.98e9),
-    "H200": GPU(989e12, 67e12, 4.8e12, 5120 * 1.98e9),
+    "H100": GPU(989.4e12, 66.9e12, 3.35e12, 5120 * 1.98e9),
+    "H200": GPU(989.4e12, 66.9e12, 4.8e12, 5120 * 1.98e9),
     "B200": GPU(2250e12, 80e12, 8e12, 2 * 5120 * 1.98e9),
 }
 SOURCE = (
-    "peaks: NVIDIA H100 and H200 datasheets (SXM), Blackwell technical brief (HGX B200), dense;\n"
+    "peaks, dense: NVIDIA H100 whitepaper, H100 and H200 datasheets (SXM),\n"
+    "Blackwell technical brief (HGX B200, per GPU);\n"
     "L2: an assumption, 5120 bytes per clock (A100 whitepaper) at 1.98 GHz, twice for B200"
 )
 
@@ -77,13 +86,29 @@ def factor_bytes(structure: Sequence[int], steps: int, rows: int, itemsize: int,
 
 
 def slope_bytes(structure: Sequence[int], steps: int, rows: int) -> int:
-    """Of derivatives, written on the way there and read on the way back, float32.
+    """Of derivatives, or a simnorm's shares, written on the way there and read on the way back.
 
-    For elementwise layers; the identity has none.
+    float32; the identity has none.
     """
     widths, kinds = structure[4::4], structure[5::4]
     units = sum(width for width, kind in zip(widths, kinds, strict=True) if kind != 0)
     return -(-steps // rows) * rows * units * 4 * 2
+
+
+def norm_bytes(structure: Sequence[int], steps: int, rows: int) -> int:
+    """Of rows that norms and simnorms need whole, float32; slopes and shares are in `slope_bytes`.
+
+    A norm: sums written and read twice (mean and squares), the normalised ones written; on the way
+    back the cotangent written, and both read twice. A simnorm: its sums and their cotangent, each
+    written and read once more. A number per row and norm, its 1 / deviation, is left out.
+    """
+    widths, kinds, norms = structure[4::4], structure[5::4], structure[6::4]
+    simnorm = ACTIVATIONS.index("simnorm")
+    passes = sum(
+        width * (9 * norm + 4 * (kind == simnorm))
+        for width, kind, norm in zip(widths, kinds, norms, strict=True)
+    )
+    return -(-steps // rows) * rows * passes * 4
 
 
 def l2_bytes_per_iteration(
@@ -94,6 +119,7 @@ def l2_bytes_per_iteration(
         weight_bytes(structure, steps, rows, itemsize)
         + factor_bytes(structure, steps, rows, itemsize, chunk)
         + slope_bytes(structure, steps, rows)
+        + norm_bytes(structure, steps, rows)
     )
 
 

@@ -44,13 +44,14 @@ def activate(z, ACTIVATION: tl.constexpr):
         density = 0.3989422804014327 * tl.exp(-0.5 * z * z)
         return z * cumulative, tl.fma(z, density, cumulative)
     elif ACTIVATION == "mish":
-        # tanh(softplus(z)) = n / (n + 2), n = e^z (e^z + 2): nothing cancels. At 20 it is 1.
+        # t = tanh(softplus(z)) = n / (n + 2), n = e (e + 2), e = exp(z): nothing cancels. At z = 20
+        # it is 1. And sigmoid(z) (1 - t^2) = 4 e (e + 1) / (n + 2)^2, since n + 1 = (e + 1)^2.
         grown = tl.exp(tl.minimum(z, 20.0))
         n = grown * (grown + 2.0)
         inverse = 1.0 / (n + 2.0)
         squashed = n * inverse
-        slope = 4.0 * (n + 1.0) * inverse * inverse  # 1 - squashed^2
-        return z * squashed, tl.fma(z * sigmoid(z), slope, squashed)
+        slope = (4.0 * grown * inverse) * ((grown + 1.0) * inverse)
+        return z * squashed, tl.fma(z, slope, squashed)
     elif ACTIVATION == "tanh":
         squashed = tanh(z)
         return squashed, tl.fma(-squashed, squashed, 1.0)

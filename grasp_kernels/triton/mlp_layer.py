@@ -17,7 +17,6 @@ from grasp_kernels.triton.mlp_structure import (
     SUMS,
     activation,
     bias_at,
-    chunk,
     group,
     group_count,
     group_padded,
@@ -27,6 +26,7 @@ from grasp_kernels.triton.mlp_structure import (
     is_residual,
     last_layer,
     output_scale_at,
+    piece,
     pitch,
     saved_size,
     slope_slot,
@@ -113,7 +113,7 @@ def normalise(
     The squares are summed about the mean, in a pass of their own: sum(z^2) - mean^2 cancels.
     """
     WIDTH: tl.constexpr = width(MODEL, LAYER)
-    CHUNK: tl.constexpr = chunk(WIDTH, COLUMNS)
+    CHUNK: tl.constexpr = piece(WIDTH, COLUMNS)
     gains = constants + bias_at(MODEL, LAYER) + WIDTH
     zero = origin(saved, MODEL, ROWS, COLUMNS)
     row = zero + tl.arange(0, ROWS)
@@ -265,7 +265,7 @@ def normalise_back(
 ):  # fmt: skip
     """`(g - mean(g) - normalised mean(g normalised)) / deviation`."""
     WIDTH: tl.constexpr = width(MODEL, LAYER)
-    CHUNK: tl.constexpr = chunk(WIDTH, COLUMNS)
+    CHUNK: tl.constexpr = piece(WIDTH, COLUMNS)
     zero = origin(saved, MODEL, ROWS, COLUMNS)
     row = zero + tl.arange(0, ROWS)
     line = row[:, None] * pitch(MODEL, COLUMNS)

@@ -20,6 +20,7 @@ from grasp_kernels.triton.mlp_structure import (
     action_features,
     chunk,
     is_residual,
+    piece,
     pitch,
     rollout_tile,
     scratch,
@@ -110,7 +111,7 @@ def copy_rows(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """SIZE numbers of each live row; `zero` is `mlp_layer.origin`."""
-    CHUNK: tl.constexpr = chunk(SIZE, COLUMNS)
+    CHUNK: tl.constexpr = piece(SIZE, COLUMNS)
     row = zero + tl.arange(0, ROWS)[:, None]
     for column0 in tl.range(zero, SIZE, CHUNK):
         column = column0 + tl.arange(0, CHUNK)[None, :]

@@ -141,6 +141,16 @@ def chunk(size, most):
 
 
 @triton.constexpr_function
+def piece(size, columns):
+    """As `chunk`, for a pass without a product: all such passes alike, and narrower.
+
+    Norm and activation need registers for every number, and so do the indices of each shape of tile
+    that a kernel works with: compilers keep those from before all loops, and spill.
+    """
+    return chunk(size, columns // 2)
+
+
+@triton.constexpr_function
 def is_whole(size, piece):
     """Whether pieces divide it, so that the last one needs no mask."""
     return size % piece == 0

@@ -22,6 +22,7 @@ from grasp_kernels.triton.mlp_structure import (
     OWN,
     action_features,
     chunk,
+    piece,
     pitch,
     rollout_tile,
     scratch,
@@ -107,7 +108,7 @@ def arrival(
 ):  # fmt: skip
     """`w . (s_T - g)^2` of each plan [ROWS]; its gradient goes to `adjoint`."""
     FEATURES: tl.constexpr = state_features(MODEL)
-    CHUNK: tl.constexpr = chunk(FEATURES, COLUMNS)
+    CHUNK: tl.constexpr = piece(FEATURES, COLUMNS)
     row = zero + tl.arange(0, ROWS)[:, None]
     cost = tl.zeros([ROWS], tl.float32)
     for column0 in tl.range(zero, FEATURES, CHUNK):
@@ -131,7 +132,7 @@ def count_lost(
 ):  # fmt: skip
     """How many numbers of each plan's states are not finite, [ROWS]."""
     FEATURES: tl.constexpr = state_features(MODEL)
-    CHUNK: tl.constexpr = chunk(FEATURES, COLUMNS)
+    CHUNK: tl.constexpr = piece(FEATURES, COLUMNS)
     row = zero + tl.arange(0, ROWS)[:, None]
     lost = tl.zeros([ROWS], tl.int32)
     for _ in tl.range(0, times):
@@ -150,7 +151,7 @@ def keep(
     SIZE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Copies `times` rows of SIZE numbers of the plans that are `chosen` [ROWS]."""
-    CHUNK: tl.constexpr = chunk(SIZE, COLUMNS)
+    CHUNK: tl.constexpr = piece(SIZE, COLUMNS)
     row = zero + tl.arange(0, ROWS)[:, None]
     for _ in tl.range(0, times):
         for column0 in tl.range(zero, SIZE, CHUNK):
@@ -214,7 +215,7 @@ def blend_rows(
     SIZE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """`trajectory` moves by `blend` of the way to `states`, as torch.lerp does it: 1 gets there."""
-    CHUNK: tl.constexpr = chunk(SIZE, COLUMNS)
+    CHUNK: tl.constexpr = piece(SIZE, COLUMNS)
     row = zero + tl.arange(0, ROWS)[:, None]
     rest = 1.0 - blend
     for _ in tl.range(0, times):

@@ -36,6 +36,7 @@ from grasp_kernels.triton.mlp_structure import (
     is_whole,
     last_layer,
     output_scale_at,
+    piece,
     pitch,
     saved_size,
     stages,
@@ -100,7 +101,7 @@ def gather_input(
     """`((state, action) - input_mean) * input_inverse_scale`, the first layer's factor."""
     FEATURES: tl.constexpr = state_features(MODEL)
     INPUTS: tl.constexpr = width(MODEL, -1)
-    CHUNK: tl.constexpr = chunk(INPUTS, COLUMNS)
+    CHUNK: tl.constexpr = piece(INPUTS, COLUMNS)
     zero = origin(saved, MODEL, ROWS, COLUMNS)
     row = zero + tl.arange(0, ROWS)[:, None]
     alive = row < live
@@ -198,7 +199,7 @@ def backward(
     """
     LAST: tl.constexpr = last_layer(MODEL)
     FEATURES: tl.constexpr = state_features(MODEL)
-    CHUNK: tl.constexpr = chunk(FEATURES, COLUMNS)
+    CHUNK: tl.constexpr = piece(FEATURES, COLUMNS)
     zero = origin(saved, MODEL, ROWS, COLUMNS)
     row = zero + tl.arange(0, ROWS)[:, None]
     for column0 in tl.range(zero, FEATURES, CHUNK):

@@ -1,7 +1,8 @@
 """The MLP kernels as they are launched for a few models and a horizon: see variants.py.
 
 A model's structure is compiled in, so each model is a kernel of its own. These are the sizes of
-small, middle and large latent world models, with SiLU and a residual output; plans of 50 steps.
+small, middle and large latent world models, with SiLU and a residual output, and the dynamics of
+TD-MPC2, where every layer has a LayerNorm; plans of 50 steps.
 """
 
 from __future__ import annotations
@@ -29,12 +30,24 @@ def hidden(
     return sizes + tuple(number for layer in layers for number in layer)
 
 
+def latent(state_features: int, action_features: int, widths: Sequence[int]) -> tuple[int, ...]:
+    """The structure of a model as in TD-MPC2 (Hansen et al., arXiv 2310.16828): LayerNorm and Mish,
+    in the last layer LayerNorm and simnorm over groups of 8; nothing is added to the state.
+    """
+    mish, simnorm = ACTIVATIONS.index("mish"), ACTIVATIONS.index("simnorm")
+    layers = [(width, mish, 1, 0) for width in widths]
+    layers.append((state_features, simnorm, 1, 8))
+    sizes = state_features, action_features, 0, len(layers)
+    return sizes + tuple(number for layer in layers for number in layer)
+
+
 MODELS = {
     "128x3": hidden(4, 2, [128] * 3),
     "256x2": hidden(64, 2, [256] * 2),
     "512x3": hidden(64, 2, [512] * 3),
+    "tdmpc2": latent(512, 6, [512] * 2),
 }
-"""By hidden layers: D = 4 for the first, else 64; A = 2."""
+"""By hidden layers: D = 4 for the first, else 64; A = 2. TD-MPC2's: D = 512, A = 6."""
 
 KERNELS = {
     "mlp_rollout": mlp_rollout_kernel,
