@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan test test-slow lint format train bench-step bench-plan bench-planner aot clean
+.PHONY: help setup plan test test-slow lint format train bench bench-report bench-step bench-plan bench-planner aot clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,13 @@ format: setup ## let the formatters write
 train: setup ## retrain the world models: out/train-TASK (minutes)
 	$(BIN)/grasp train pointmaze-umaze
 	$(BIN)/grasp train wall-single
+
+bench: setup ## CPU microbenchmarks by pytest-benchmark; saved for its compare and histogram: out/benchmarks
+	$(BIN)/python -m pytest bench/test_microbenchmarks.py --benchmark-storage=file://out/benchmarks \
+	--benchmark-autosave -W default::pytest_benchmark.logger.PytestBenchmarkWarning $(BENCH)
+
+bench-report: setup ## every op against baselines and this machine's ceilings: out/bench (QUICK=1: a minute)
+	$(BIN)/grasp bench --out out/bench $(if $(QUICK),--quick)
 
 bench-step: setup ## time the fused step against eager, compiled and a copy; fails if too slow
 	$(BIN)/python bench/step.py

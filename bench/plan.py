@@ -23,10 +23,21 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from grasp_bench.timing import (
+    UNAVAILABLE,
+    Bar,
+    Timing,
+    bars_table,
+    measure,
+    processor,
+    times_table,
+    verdict,
+)
 from grasp_planner import GraspConfig, GraspPlanner, whole_plan
 from grasp_planner.cli.arguments import positive
 from grasp_planner.inputs import check_problem
@@ -34,7 +45,6 @@ from grasp_planner.planner import _Search
 from grasp_planner.tasks.mlp import ResidualMLP
 from grasp_planner.world_model import CheckedModel, frozen
 from rich.console import Console
-from timing import UNAVAILABLE, Bar, Timing, bars_table, measure, processor, times_table, verdict
 from torch import Tensor
 
 from grasp_kernels import MLPDynamics, mlp_rollout, native
@@ -269,7 +279,7 @@ def complete_plan(report: Report, shape: Shape, models: dict[str, Any]) -> None:
     for name in names:
         model = models[name]
         planner = GraspPlanner(lambda s, a, model=model: model(s, a), config)
-        functions[f"general, {name}"] = lambda planner=planner: planner.plan(start, goal)
+        functions[f"general, {name}"] = partial(planner.plan, start, goal)
     whole = GraspPlanner(models["dynamics"], config)
     functions["whole plan"] = lambda: whole.plan(start, goal)
 
@@ -334,7 +344,7 @@ def products(report: Report) -> None:
     functions: dict[str, Callable[[], object]] = {}
     for dtype in (torch.float32, torch.bfloat16):
         left, right = (torch.randn(SQUARE, SQUARE).to(dtype) for _ in range(2))
-        functions[str(dtype).removeprefix("torch.")] = lambda a=left, b=right: a @ b
+        functions[str(dtype).removeprefix("torch.")] = partial(torch.mm, left, right)
     report.case(
         f"torch.mm of {SQUARE} x {SQUARE}: what this processor makes of bfloat16",
         functions,

@@ -23,9 +23,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from grasp_bench.timing import (
+    UNAVAILABLE,
+    Bar,
+    Timing,
+    bars_table,
+    measure,
+    processor,
+    times_table,
+    verdict,
+)
 from grasp_planner.cli.arguments import positive
 from rich.console import Console
-from timing import UNAVAILABLE, Bar, Timing, bars_table, measure, processor, times_table, verdict
 from torch import Tensor
 
 import grasp_kernels

@@ -1,4 +1,8 @@
-"""What the benchmarks share: interleaved timing, required ratios, tables, the machine's name."""
+"""What the benchmarks share: interleaved timing, required ratios, tables, the machine's name.
+
+Warm: every function is called once, untimed, before its turn. Cold: a buffer larger than the last
+cache is written before every single call, which evicts operands and code alike.
+"""
 
 from __future__ import annotations
 
@@ -26,21 +30,28 @@ class Timing:
 
     @classmethod
     def of(cls, seconds: list[float]) -> Timing:
+        if len(seconds) == 1:
+            return cls(seconds[0], seconds[0], seconds[0])
         low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")
         return cls(median, low, high)
+
+    def per(self, count: int) -> Timing:
+        """The same for one of the `count` parts of a call."""
+        return Timing(self.median / count, self.low / count, self.high / count)
 
 
 def measure(
     functions: Mapping[str, Callable[[], object]],
     rounds: int,
     threads: Mapping[str, int] | None = None,
+    warm_up: int = 3,
 ) -> dict[str, Timing]:
     """All functions in turns, the order shifted by one every round; one thread if not told."""
     threads = {name: (threads or {}).get(name, 1) for name in functions}
     repeats: dict[str, int] = {}
     for name, function in functions.items():
         torch.set_num_threads(threads[name])
-        for _ in range(3):  # compile, allocate, warm up
+        for _ in range(warm_up):  # compile, allocate, warm up
             function()
         start = time.perf_counter()
         function()
@@ -58,6 +69,65 @@ def measure(
         order = order[1:] + order[:1]
     torch.set_num_threads(1)
     return {name: Timing.of(values) for name, values in seconds.items()}
+
+
+def measure_cold(
+    functions: Mapping[str, Callable[[], object]],
+    rounds: int,
+    flush: Callable[[], object],
+    threads: Mapping[str, int] | None = None,
+) -> dict[str, Timing]:
+    """One call at a time, in turns, each after `flush`; the functions have been called before."""
+    threads = {name: (threads or {}).get(name, 1) for name in functions}
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            torch.set_num_threads(threads[name])
+            flush()
+            start = time.perf_counter()
+            function()
+            seconds[name].append(time.perf_counter() - start)
+    torch.set_num_threads(1)
+    return {name: Timing.of(values) for name, values in seconds.items()}
+
+
+def cache_sizes() -> dict[str, int]:
+    """Bytes of the data caches of processor 0 by level, `{"L1": 49152, ...}`; empty if unknown.
+
+    A virtual machine reports the caches of its host, which it may have to share.
+    """
+    sizes = {}
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            level, kind, size = (
+                (index / name).read_text().strip() for name in ("level", "type", "size")
+            )
+        except OSError:
+            continue
+        if kind != "Instruction":
+            unit = {"K": 2**10, "M": 2**20, "G": 2**30}.get(size[-1:], 1)
+            sizes[f"L{level}"] = int(size.rstrip("KMG")) * unit
+    return sizes
+
+
+FLUSH_BYTES = 64 * 2**20
+"""Least size of the buffer that evicts everything, where the caches are unknown."""
+
+
+class Flush:
+    """Writes a buffer an eighth larger than the last cache, at most 512 MiB."""
+
+    def __init__(self, size: int | None = None) -> None:
+        self.bytes = self.size() if size is None else size
+        self.buffer = torch.zeros(self.bytes // 4)
+
+    @staticmethod
+    def size() -> int:
+        last = max(cache_sizes().values(), default=0)
+        return min(512 * 2**20, max(FLUSH_BYTES, last + last // 8))
+
+    def __call__(self) -> None:
+        self.buffer.add_(1.0)
 
 
 @dataclass

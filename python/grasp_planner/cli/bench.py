@@ -36,7 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="CPU thread counts, each a row (1 and, where there are two processors, 2)",
     )
     add("--rounds", type=positive, metavar="N", help="most turns of a case (25; with --quick 15)")
-    add("--cold-rounds", type=integer(0), metavar="N", help="calls with cold caches (9, 3)")
+    add("--cold-rounds", type=integer(0), metavar="N", help="calls with cold caches (9, 5)")
     add("--no-compile", action="store_true", help="leave torch.compile out")
     add("--no-peers", action="store_true", help="leave planners of other projects out")
     add("--scaling", action="store_true", help="also time and memory over N, T and D (minutes)")
