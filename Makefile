@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan test test-slow lint format train bench bench-report bench-step bench-plan bench-planner aot clean
+.PHONY: help setup plan test test-slow lint format train bench bench-report performance bench-step bench-plan bench-planner aot clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -54,6 +54,10 @@ bench: setup ## CPU microbenchmarks by pytest-benchmark; saved for its compare a
 
 bench-report: setup ## every op against baselines and this machine's ceilings: out/bench (QUICK=1: a minute)
 	$(BIN)/grasp bench --out out/bench $(if $(QUICK),--quick)
+
+performance: setup ## measure every op and its growth, and write docs/performance.md (minutes)
+	$(BIN)/grasp bench --scaling --out out/bench
+	$(BIN)/python -m grasp_bench.performance out/bench/bench.json docs/performance.md
 
 bench-step: setup ## time the fused step against eager, compiled and a copy; fails if too slow
 	$(BIN)/python bench/step.py

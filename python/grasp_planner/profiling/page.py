@@ -17,7 +17,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 table { border-collapse: collapse; width: 100%; }
 td, th { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #e3e6ea; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .bar { background: #2f6f9f; height: .9rem; border-radius: 2px; min-width: 1px; }
 .none { color: #6a737d; } p { max-width: 46rem; }
 """
@@ -25,7 +25,9 @@ td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: 
 SHOWN = 10  # operators, the most frequent
 HOW = (
     "Plans were timed without any instrument; the phases in a plan of their own, with a stopwatch "
-    "around the planner's calls, which costs a microsecond or two a call. What one more iteration "
+    "around the planner's calls, which costs a microsecond or two a call. Bandwidth and rate "
+    "are the bytes and operations that the ops must move and do (grasp_kernels.costs), over "
+    "the phase's time; copy and product were measured in the same run. What one more iteration "
     "or sync step asks of torch is the difference between short plans that differ in their number "
     "alone. Host reads are operators and Python calls in the loop that would make the host wait "
     "for a device."
@@ -54,6 +56,14 @@ def counters(profile: Profile) -> Iterator[Row]:
     yield "allocations per sync step", f"{profile.sync_step.allocations:.1f}"
     reads = ", ".join(f"{name} x {count}" for name, count in profile.host_reads.items())
     yield "host synchronisations in the loop", reads or "0"
+    for rate in profile.achieved:
+        share = rate.bytes_per_second / rate.copy_bytes_per_second
+        of_copy = f"{share:.1%} of a copy ({rate.copy_bytes_per_second / 1e9:.1f} GB/s)"
+        yield f"{rate.phase}: bandwidth", f"{rate.bytes_per_second / 1e9:.2f} GB/s, {of_copy}"
+        share = rate.operations_per_second / rate.product_operations_per_second
+        product = rate.product_operations_per_second / 1e9
+        of_product = f"{share:.1%} of a large product ({product:.0f} Gop/s)"
+        yield f"{rate.phase}: rate", f"{rate.operations_per_second / 1e9:.2f} Gop/s, {of_product}"
     yield "peak of tensors", f"{profile.peak_bytes / 2**20:.2f} MiB"
     for name, request in (("iteration", profile.iteration), ("sync step", profile.sync_step)):
         if request.launches is not None:
@@ -126,8 +136,8 @@ def page(profile: Profile) -> str:
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
         f"<style>{STYLE}</style><h1>{title}</h1>{rows_of(summary(profile))}"
-        "<h2>Where the host's time goes</h2><table><tr><th>phase</th><th>time</th><th>share</th>"
-        f"<th>calls</th><th></th></tr>{phases}</table>"
+        "<h2>Where the host's time goes</h2><table><tr><th>phase</th><th class=number>time</th>"
+        f"<th class=number>share</th><th class=number>calls</th><th></th></tr>{phases}</table>"
         f"<h2>What the loop asks for</h2>{rows_of(counters(profile))}"
         f"<h2>Operators</h2>{operators('iteration', profile.iteration)}"
         f"{operators('sync step', profile.sync_step)}"
@@ -152,4 +162,4 @@ def operators(name: str, request: Requests) -> str:
         f"<tr><td>{html.escape(op)}</td><td class=number>{count:.1f}</td></tr>"
         for op, count in list(request.by_name.items())[:SHOWN]
     )
-    return f"<table><tr><th>operator</th><th>calls per {name}</th></tr>{body}</table>"
+    return f"<table><tr><th>operator</th><th class=number>calls per {name}</th></tr>{body}</table>"

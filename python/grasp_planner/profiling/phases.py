@@ -38,9 +38,14 @@ REST = "Python and the rest"
 
 
 class Stopwatch:
-    """Wall time and calls per phase. Only the outermost phase runs at any time."""
+    """Wall time and calls per phase. Only the outermost phase runs at any time.
 
-    def __init__(self) -> None:
+    `wait` is called at both ends of a phase: a GPU's `synchronize`, without which a phase would be
+    over when its work is but launched.
+    """
+
+    def __init__(self, wait: Callable[[], object] | None = None) -> None:
+        self.wait = wait or (lambda: None)
         self.seconds: dict[str, float] = {}
         self.calls: dict[str, int] = {}
         self.running: str | None = None
@@ -51,11 +56,13 @@ class Stopwatch:
             yield
             return
         self.running = name
+        self.wait()
         begin = time.perf_counter()
         try:
             with torch.profiler.record_function(f"grasp: {name}"):
                 yield
         finally:
+            self.wait()
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
             self.calls[name] = self.calls.get(name, 0) + 1
             self.running = None

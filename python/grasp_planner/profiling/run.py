@@ -23,10 +23,12 @@ from torch.profiler import ProfilerActivity
 from grasp_planner.config import GraspConfig
 from grasp_planner.plan import Plan
 from grasp_planner.planner import GraspPlanner
+from grasp_planner.profiling.achieved import Achieved, achieved
 from grasp_planner.profiling.counting import Counts
 from grasp_planner.profiling.gpu_report import SamplerReport
 from grasp_planner.profiling.nvml import GpuSampler
 from grasp_planner.profiling.phases import LOOP, PHASES, REST, Stopwatch, around
+from grasp_planner.whole_plan import find_dynamics
 
 SHORT, LONGER = 4, 8  # iterations (or sync steps) of the plans whose counts are compared
 ACTIVITIES = (ProfilerActivity.CPU, ProfilerActivity.CUDA)
@@ -36,7 +38,7 @@ NO_GPU = "does not apply: the plan ran on a CPU"
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a plan: wall time of the host per plan, its share, and how often it was entered."""
+    """A part of a plan: wall time per plan, its share, and how often it was entered."""
 
     name: str
     seconds: float
@@ -65,7 +67,9 @@ class Profile:
     Attributes:
         seconds: a whole plan of all problems without any instrument, median of `repeats`.
         seconds_low, seconds_high: the fastest and the slowest of them.
-        phases: where the time goes; on a GPU, where the host's time goes, which launches only.
+        phases: where the time goes; on a GPU every phase waits for the device, so that its time is
+            its own, and the sum is more than a plan takes.
+        achieved: bandwidth and rate of the planner's kernels, and the ceilings.
         iteration, sync_step: what one more of them asks of torch.
         host_reads: reads in the loop that would make the host wait for a device, by name.
         device_waits: waits that CUDA itself reports for the loop; None on a CPU.
@@ -90,6 +94,7 @@ class Profile:
     seconds_low: float
     seconds_high: float
     phases: tuple[Phase, ...]
+    achieved: tuple[Achieved, ...]
     iteration: Requests
     sync_step: Requests
     host_reads: dict[str, int]
@@ -149,11 +154,14 @@ def profile(
             found = plan(config)
             seconds.append(time.perf_counter() - begin)
     progress("timing the phases")
-    stopwatch = Stopwatch()
+    stopwatch = Stopwatch(torch.cuda.synchronize if on_gpu else None)
     begin = time.perf_counter()
     with around(PHASES, stopwatch.phase):
         plan(config)
     phases = shares(stopwatch, time.perf_counter() - begin)
+    progress("measuring ceilings")
+    dynamics, _ = find_dynamics(world_model, config, start, None)
+    rates = achieved(config, start, dynamics, stopwatch.seconds, stopwatch.calls)
 
     progress("counting")
     few = count(plan, short, on_gpu)
@@ -181,6 +189,7 @@ def profile(
         seconds_low=min(seconds),
         seconds_high=max(seconds),
         phases=phases,
+        achieved=rates,
         iteration=requests(few, iterations),
         sync_step=requests(few, steps),
         host_reads=dict(few.reads),
