@@ -79,7 +79,8 @@ def _parts(report: dict[str, Any]) -> Iterator[str]:
     yield (
         f"Measured on {here['processor']}, {here['logical_processors']} logical processors, "
         f"{here['system'].split('-')[0]}, Python {here['python']}, torch {here['torch']}, "
-        f"native kernels {here['native']}; begun {report['began']}. GPU: {here['gpu'] or 'none, not measured'}.\n"
+        f"native kernels {here['native']}; begun {report['began']}. "
+        f"GPU: {here['gpu'] or 'none, not measured'}.\n"
     )
     yield "## How\n"
     yield report["method"] + "\n"
@@ -96,9 +97,9 @@ def _parts(report: dict[str, Any]) -> Iterator[str]:
         yield "## Growth over N, T and D\n"
         yield (
             "Time is proportional to the size to the power of the exponent, fitted by least "
-            "squares over all sizes, and over the last decade, where calls weigh less. An op leaves a "
-            "cache where its time per element rises above its plateau. Memory is what torch "
-            "allocates; scratch inside native kernels is not counted.\n"
+            "squares over all sizes, and over the last decade, where calls weigh less. An op "
+            "leaves a cache where its time per element rises above its plateau. Memory is what "
+            "torch allocates; scratch inside native kernels is not counted.\n"
         )
         yield _growth(report["scaling"])
 
