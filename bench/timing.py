@@ -46,7 +46,11 @@ def measure(
     threads: Mapping[str, int] | None = None,
     warm_up: int = 3,
 ) -> dict[str, Timing]:
-    """All functions in turns, the order shifted by one every round; one thread if not told."""
+    """All functions in turns, the order shifted by one every round; one thread if not told.
+
+    torch's number of threads is afterwards what it was before.
+    """
+    before = torch.get_num_threads()
     threads = {name: (threads or {}).get(name, 1) for name in functions}
     repeats: dict[str, int] = {}
     for name, function in functions.items():
@@ -67,7 +71,7 @@ def measure(
                 functions[name]()
             seconds[name].append((time.perf_counter() - start) / repeats[name])
         order = order[1:] + order[:1]
-    torch.set_num_threads(1)
+    torch.set_num_threads(before)
     return {name: Timing.of(values) for name, values in seconds.items()}
 
 
@@ -78,6 +82,7 @@ def measure_cold(
     threads: Mapping[str, int] | None = None,
 ) -> dict[str, Timing]:
     """One call at a time, in turns, each after `flush`; the functions have been called before."""
+    before = torch.get_num_threads()
     threads = {name: (threads or {}).get(name, 1) for name in functions}
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
@@ -87,7 +92,7 @@ def measure_cold(
             start = time.perf_counter()
             function()
             seconds[name].append(time.perf_counter() - start)
-    torch.set_num_threads(1)
+    torch.set_num_threads(before)
     return {name: Timing.of(values) for name, values in seconds.items()}
 
 

@@ -169,6 +169,23 @@ def test_the_trace_names_the_phases(tmp_path: Path) -> None:
     assert {"grasp: model forward", "grasp: fused step", "grasp: sync"} <= names
 
 
+def test_rates_stand_beside_ceilings_and_threads_stay_as_they_were(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = profiled(general, tmp_path)
+        assert torch.get_num_threads() == found.threads == 2
+    finally:
+        torch.set_num_threads(before)
+    (rate,) = found.achieved
+    assert rate.phase == "fused step"
+    seconds = {phase.name: phase.seconds for phase in found.phases}["fused step"]
+    moved = 4 * 6 * (4 * 5 + 1 + 5 + 4)  # 6 plans of 5 steps and 4 features, at least
+    assert rate.bytes_per_second > 6 * moved / seconds
+    assert rate.copy_bytes_per_second > rate.bytes_per_second
+    assert rate.product_operations_per_second > rate.operations_per_second
+
+
 def test_bad_repeats() -> None:
     with pytest.raises(ValueError, match="repeats must be at least 1, got 0"):
         profile(general, config(), *problems(), name="", trace=Path("x"), repeats=0)

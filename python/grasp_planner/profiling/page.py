@@ -58,12 +58,12 @@ def counters(profile: Profile) -> Iterator[Row]:
     yield "host synchronisations in the loop", reads or "0"
     for rate in profile.achieved:
         share = rate.bytes_per_second / rate.copy_bytes_per_second
-        of_copy = f"{share:.1%} of a copy ({rate.copy_bytes_per_second / 1e9:.1f} GB/s)"
-        yield f"{rate.phase}: bandwidth", f"{rate.bytes_per_second / 1e9:.2f} GB/s, {of_copy}"
+        of_copy = f"{share:.2g} of a copy ({rate.copy_bytes_per_second / 1e9:.1f} GB/s)"
+        yield f"{rate.phase}: bandwidth", f"{rate.bytes_per_second / 1e9:.3g} GB/s, {of_copy}"
         share = rate.operations_per_second / rate.product_operations_per_second
         product = rate.product_operations_per_second / 1e9
-        of_product = f"{share:.1%} of a large product ({product:.0f} Gop/s)"
-        yield f"{rate.phase}: rate", f"{rate.operations_per_second / 1e9:.2f} Gop/s, {of_product}"
+        of_product = f"{share:.2g} of a large product ({product:.0f} Gop/s)"
+        yield f"{rate.phase}: rate", f"{rate.operations_per_second / 1e9:.3g} Gop/s, {of_product}"
     yield "peak of tensors", f"{profile.peak_bytes / 2**20:.2f} MiB"
     for name, request in (("iteration", profile.iteration), ("sync step", profile.sync_step)):
         if request.launches is not None:
