@@ -56,7 +56,7 @@ bench-report: setup ## every op against baselines and this machine's ceilings: o
 	$(BIN)/grasp bench --out out/bench $(if $(QUICK),--quick)
 
 performance: setup ## measure every op and its growth, and write docs/performance.md (minutes)
-	$(BIN)/grasp bench --scaling --out out/bench
+	$(BIN)/grasp bench --out out/bench
 	$(BIN)/python -m grasp_bench.performance out/bench/bench.json docs/performance.md
 
 bench-step: setup ## time the fused step against eager, compiled and a copy; fails if too slow

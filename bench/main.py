@@ -111,7 +111,7 @@ def measure_all(
                 report.rows += rows
         if not args.no_peers and args.case in peers.CASE.name and time.perf_counter() < deadline:
             report.rows += peers.rows(settings, report.absent)
-        if args.scaling:
-            for sweep in scaling.SWEEPS:
+        if args.scaling if args.scaling is not None else not args.quick:
+            for sweep in (sweep for sweep in scaling.SWEEPS if args.case in sweep.case(1).name):
                 progress.update(bar, description=sweep.name)
                 report.scaling.append(scaling.measured(sweep).as_json())

@@ -39,7 +39,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--cold-rounds", type=integer(0), metavar="N", help="calls with cold caches (9, 5)")
     add("--no-compile", action="store_true", help="leave torch.compile out")
     add("--no-peers", action="store_true", help="leave planners of other projects out")
-    add("--scaling", action="store_true", help="also time and memory over N, T and D (minutes)")
+    add(
+        "--scaling",
+        action=argparse.BooleanOptionalAction,
+        help="time and memory over N, T and D, of the ops that --case names (on; off with --quick)",
+    )
     parser.set_defaults(run=run)
     commands = parser.add_subparsers(dest="bench_command", metavar="compare")
     comparing = commands.add_parser(
