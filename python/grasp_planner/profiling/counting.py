@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,16 +35,19 @@ READING_CALLS = ("cpu", "tolist", "numpy", "item", "__array__", "__bool__", "__f
 
 
 class Counts:
-    """Counters of one plan; those of its loop are apart, since only the loop repeats."""
+    """Counters of one plan; those of its loop are apart, since only the loop repeats.
 
-    def __init__(self) -> None:
+    `known`: tensors that were there before, whose memory is not counted.
+    """
+
+    def __init__(self, known: Sequence[Tensor] = ()) -> None:
         self.in_loop = False
         self.operators: Counter[str] = Counter()
         self.reads: Counter[str] = Counter()
         self.allocations = 0
         self.launches: int | None = None  # of GPU kernels, counted by others
         self.live_bytes = self.peak_bytes = 0
-        self._known: set[int] = set()
+        self._known = {tensor.untyped_storage()._cdata for tensor in known}
 
     @contextmanager
     def loop(self, name: str) -> Iterator[None]:
