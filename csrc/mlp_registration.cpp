@@ -73,33 +73,30 @@ uint8_t* flags(const Tensor& tensor, int64_t plans) {
   return static_cast<uint8_t*>(contiguous(tensor, "sound", ScalarType::Bool, {plans}));
 }
 
+// The part that both rollout ops share.
+MlpRollout rollout_from(const Mlp& mlp, const Tensor& actions, const Tensor& states) {
+  STD_TORCH_CHECK(actions.dim() == 3, "actions must be (N, T, A)");
+  MlpRollout rollout;
+  const int64_t n = rollout.plans = actions.size(0), t = rollout.steps = actions.size(1);
+  rollout.actions = floats(actions, "actions", {n, t, mlp.action_features});
+  rollout.states = floats(states, "states", {n, t + 1, mlp.state_features});
+  return rollout;
+}
+
 void mlp_rollout(const Tensor& actions, const Tensor& weights, const Tensor& constants,
                  std::vector<int64_t> structure, const Tensor& states) {
-  STD_TORCH_CHECK(actions.dim() == 3, "actions must be (N, T, A)");
   const Mlp mlp = mlp_from(weights, constants, structure);
-  const int64_t n = actions.size(0), t = actions.size(1);
-  const int64_t d = mlp.state_features, a = mlp.action_features;
-  MlpRollout rollout;
-  rollout.plans = n;
-  rollout.steps = t;
-  rollout.actions = floats(actions, "actions", {n, t, a});
-  rollout.states = floats(states, "states", {n, t + 1, d});
-  run_mlp(mlp, rollout);
+  run_mlp(mlp, rollout_from(mlp, actions, states));
 }
 
 void mlp_rollout_backward(const Tensor& cotangent, const Tensor& states, const Tensor& actions,
                           const Tensor& weights, const Tensor& constants,
                           std::vector<int64_t> structure, const Tensor& start_gradient,
                           const Tensor& action_gradient) {
-  STD_TORCH_CHECK(actions.dim() == 3, "actions must be (N, T, A)");
   const Mlp mlp = mlp_from(weights, constants, structure);
-  const int64_t n = actions.size(0), t = actions.size(1);
+  MlpRollout rollout = rollout_from(mlp, actions, states);
+  const int64_t n = rollout.plans, t = rollout.steps;
   const int64_t d = mlp.state_features, a = mlp.action_features;
-  MlpRollout rollout;
-  rollout.plans = n;
-  rollout.steps = t;
-  rollout.actions = floats(actions, "actions", {n, t, a});
-  rollout.states = floats(states, "states", {n, t + 1, d});
   rollout.cotangent = floats(cotangent, "cotangent", {n, t + 1, d});
   rollout.start_gradient = floats(start_gradient, "start_gradient", {n, d});
   rollout.action_gradient = floats(action_gradient, "action_gradient", {n, t, a});

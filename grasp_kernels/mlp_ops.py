@@ -15,6 +15,7 @@ from torch import Tensor
 
 from grasp_kernels import reference
 from grasp_kernels.backends import choose
+from grasp_kernels.in_place import wrote
 
 MODEL = "Tensor weights, Tensor constants, int[] structure"
 SCHEMAS = {
@@ -68,14 +69,9 @@ def _apart(tensors: Sequence[Tensor], written: Sequence[Tensor | None]) -> list[
 
 
 def _home(written: Sequence[Tensor | None], through: Sequence[Tensor | None]) -> None:
-    """Finish an in-place op, as `ops._wrote` does."""
     for tensor, dense in zip(written, through, strict=True):
-        if tensor is None or dense is None:
-            continue
-        if dense is not tensor:
-            tensor.copy_(dense)
-        elif not tensor.is_inference():
-            torch.autograd.graph.increment_version(tensor)
+        if tensor is not None and dense is not None:
+            wrote(tensor, dense)
 
 
 def _mlp_rollout(

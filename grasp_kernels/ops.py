@@ -24,6 +24,7 @@ from torch import Tensor
 
 from grasp_kernels import mlp_ops, native, reference
 from grasp_kernels.backends import choose
+from grasp_kernels.in_place import wrote
 
 NAMESPACE = "grasp_kernels"
 
@@ -263,18 +264,6 @@ def _dense_features(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] <= 1 else tensor.contiguous()
 
 
-def _wrote(tensor: Tensor, through: Tensor) -> None:
-    """Finish an in-place op: a dense stand-in goes home, and autograd learns of the change.
-
-    Kernels write through pointers, which torch does not see. Without the version count, a graph
-    that saved the old values would be differentiated with the new ones, silently.
-    """
-    if through is not tensor:
-        tensor.copy_(through)
-    elif not tensor.is_inference():
-        torch.autograd.graph.increment_version(tensor)
-
-
 def _lifted_loss(
     prediction: Tensor,
     trajectory: Tensor,
@@ -340,7 +329,7 @@ def _lifted_step_(
         apart(state_gradient),
         *rest,
     )
-    _wrote(trajectory, states)
+    wrote(trajectory, states)
     return result
 
 
@@ -377,7 +366,7 @@ def _action_step_(
         1 - beta2**step,
     )
     for tensor, through in zip(written, dense, strict=True):
-        _wrote(tensor, through)
+        wrote(tensor, through)
 
 
 def _gaussian_noise(plan_ids: Tensor, *rest: Any) -> Tensor:

@@ -1,12 +1,12 @@
 // Rollouts of a few plans side by side, their adjoint, and the sync phase made of both.
 //
-//     states_{t+1}  = F(states_t, actions_t)
-//     adjoint_t     = cotangent_t + (dF/ds)^T adjoint_{t+1},    gradient_t = (dF/da)^T
-//     adjoint_{t+1}
+//     states_{t+1} = F(states_t, actions_t)
+//     gradient_t   = (dF/da)^T adjoint_{t+1}
+//     adjoint_t    = (dF/ds)^T adjoint_{t+1} + cotangent_t
 //
-// Forward keeps the states alone. Given them, the slopes of any time steps can be computed again,
-// all at once: the way back does so for a stretch of time that fills a tile, and walks it
-// backwards.
+// The way back needs the slopes of all time steps. Where they fit into kKeptFloats, a sync keeps
+// them on the way there. Else the states are enough: given them, the slopes of a stretch of time
+// that fills a tile are computed again, all at once and to the same bits, so memory has a bound.
 #pragma once
 
 #include "grasp/action.h"
