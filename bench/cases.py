@@ -68,9 +68,12 @@ TINY, BATCH, WIDE = Shape(1, 50, 4), Shape(64, 50, 64), Shape(1, 50, 75264)
 ACTIONS, MANY_ACTIONS = Shape(1, 50, 2), Shape(4096, 50, 8)
 SMALL_MODEL, SMALL_MODELS = Shape(1, 50, 4, 2, 128, 3), Shape(16, 50, 4, 2, 128, 3)
 LATENT_MODEL = Shape(16, 50, 64, 2, 256, 2)
+NEWTON, NEWTON_ARM = Shape(16, 80, 4, 2, 128, 3), Shape(8, 80, 22, 20, 256, 3)
+NEWTON_STEP, NEWTON_ARM_STEP = Shape(16, 80, 4, 2), Shape(8, 80, 22, 20)
 WHITE, BRIDGE, QUIET = {"noise": "white"}, {"noise": "bridge"}, {"noise": "none"}
 ADAM, SGD = {"optimizer": "adam"}, {"optimizer": "sgd"}
 PLAN, SYNC = {"noise": "white", "iterations": 20}, {"sync_steps": 4}
+HOLD = {"hold": 5}
 BF16 = torch.bfloat16
 
 CASES = (
@@ -101,6 +104,10 @@ CASES = (
     Case("mlp_lifted_plan_", LATENT_MODEL, PLAN, quick=False),
     Case("mlp_sync_", SMALL_MODEL, SYNC),
     Case("mlp_sync_", LATENT_MODEL, SYNC, quick=False),
+    Case("mlp_jacobians", NEWTON),
+    Case("mlp_jacobians", NEWTON_ARM, quick=False),
+    Case("lifted_newton_step_", NEWTON_STEP, HOLD, baselines=("eager",)),
+    Case("lifted_newton_step_", NEWTON_ARM_STEP, HOLD, baselines=("eager",), quick=False),
 )
 
 

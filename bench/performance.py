@@ -49,6 +49,16 @@ WHY = {
     "mlp_sync_": (
         "A rollout and its way back, with the slopes kept on the way there while they fit."
     ),
+    "mlp_jacobians": (
+        "One way forward and D rows of the way back for every row, so products of full row blocks "
+        "whatever the batch. What is above them: activations with their slopes, one more pass of "
+        "each cotangent over the slopes, and packing the weights once a call."
+    ),
+    "lifted_newton_step_": (
+        "Two scans over time of matrices of a few numbers, each waiting for the one before, and a "
+        "small dense solve: latency, not arithmetic, until states are wide. Plans run side by side "
+        "on the threads."
+    ),
 }
 
 

@@ -10,11 +10,11 @@ import torch
 from grasp_kernels import backends
 from grasp_kernels.backends import choose
 
-from . import lifted, mlp
+from . import lifted, mlp, newton
 from .cases import Case
 from .workload import Operands, Results, Workload
 
-WORKLOADS: dict[str, Workload] = {**lifted.WORKLOADS, **mlp.WORKLOADS}
+WORKLOADS: dict[str, Workload] = {**lifted.WORKLOADS, **mlp.WORKLOADS, **newton.WORKLOADS}
 
 
 @dataclass(frozen=True)

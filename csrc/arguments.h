@@ -55,6 +55,10 @@ T* contiguous(const OptionalTensor& tensor, const char* name, ScalarType dtype,
   return tensor ? static_cast<T*>(contiguous(*tensor, name, dtype, shape)) : nullptr;
 }
 
+inline float* floats(const Tensor& tensor, const char* name, std::initializer_list<int64_t> shape) {
+  return static_cast<float*>(contiguous(tensor, name, ScalarType::Float, shape));
+}
+
 // The last `rows` rows of a (N, any, D) array with adjacent features.
 inline Rows strided_rows(const Tensor& tensor, const char* name, ScalarType dtype,
                          std::initializer_list<int64_t> shape, int64_t first_row) {

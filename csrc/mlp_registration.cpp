@@ -65,10 +65,6 @@ Mlp mlp_from(const Tensor& weights, const Tensor& constants,
   return mlp;
 }
 
-float* floats(const Tensor& tensor, const char* name, std::initializer_list<int64_t> shape) {
-  return static_cast<float*>(contiguous(tensor, name, ScalarType::Float, shape));
-}
-
 uint8_t* flags(const Tensor& tensor, int64_t plans) {
   return static_cast<uint8_t*>(contiguous(tensor, "sound", ScalarType::Bool, {plans}));
 }
@@ -196,6 +192,23 @@ void mlp_sync_(const Tensor& trajectory, const Tensor& actions, const Tensor& be
   run_mlp(mlp, sync);
 }
 
+void mlp_jacobians(const Tensor& states, const Tensor& actions, const Tensor& weights,
+                   const Tensor& constants, std::vector<int64_t> structure,
+                   const Tensor& prediction, const Tensor& state_jacobian,
+                   const Tensor& action_jacobian) {
+  STD_TORCH_CHECK(states.dim() == 2, "states must be (M, D)");
+  const Mlp mlp = mlp_from(weights, constants, structure);
+  const int64_t m = states.size(0), d = mlp.state_features, a = mlp.action_features;
+  MlpJacobians jacobians;
+  jacobians.plans = m;
+  jacobians.states = floats(states, "states", {m, d});
+  jacobians.actions = floats(actions, "actions", {m, a});
+  jacobians.prediction = floats(prediction, "prediction", {m, d});
+  jacobians.state_jacobian = floats(state_jacobian, "state_jacobian", {m, d, d});
+  jacobians.action_jacobian = floats(action_jacobian, "action_jacobian", {m, d, a});
+  run_mlp(mlp, jacobians);
+}
+
 void small_product(const Tensor& a, const Tensor& matrix, int64_t repeats, const Tensor& out) {
   STD_TORCH_CHECK(a.dim() == 2 && matrix.dim() == 2, "a and matrix must have two dimensions");
   const int64_t rows = a.size(0), depth = a.size(1), columns = matrix.size(1);
@@ -227,6 +240,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(grasp_kernels_native, library) {
       "Tensor goal, Tensor lr, Tensor? cost_weight, Tensor? low, Tensor? high, Tensor weights, "
       "Tensor constants, int[] structure, int steps, bool adam, float beta1, float beta2, "
       "float epsilon, float stop_cost, float blend, bool free_terminal) -> ()");
+  library.def(
+      "mlp_jacobians(Tensor states, Tensor actions, Tensor weights, Tensor constants, "
+      "int[] structure, Tensor(a!) prediction, Tensor(b!) state_jacobian, "
+      "Tensor(c!) action_jacobian) -> ()");
   library.def("small_product(Tensor a, Tensor matrix, int repeats, Tensor(a!) out) -> ()");
 }
 
@@ -235,5 +252,6 @@ STABLE_TORCH_LIBRARY_IMPL(grasp_kernels_native, CPU, library) {
   library.impl("mlp_rollout_backward", TORCH_BOX(&grasp::mlp_rollout_backward));
   library.impl("mlp_lifted_plan_", TORCH_BOX(&grasp::mlp_lifted_plan_));
   library.impl("mlp_sync_", TORCH_BOX(&grasp::mlp_sync_));
+  library.impl("mlp_jacobians", TORCH_BOX(&grasp::mlp_jacobians));
   library.impl("small_product", TORCH_BOX(&grasp::small_product));
 }

@@ -8,9 +8,15 @@ from grasp_kernels.autograd import LiftedLossFunction, scale_state_gradient
 from grasp_kernels.backends import Backend, backend_for, backends
 from grasp_kernels.functional import action_step_, gaussian_noise, lifted_loss, lifted_step_
 from grasp_kernels.mlp import MLPDynamics, MLPLayer, UnsupportedModel
-from grasp_kernels.mlp_functional import mlp_lifted_plan_, mlp_rollout, mlp_sync_
+from grasp_kernels.mlp_functional import (
+    mlp_jacobians,
+    mlp_lifted_plan_,
+    mlp_rollout,
+    mlp_sync_,
+)
+from grasp_kernels.newton_functional import lifted_newton_step_
 from grasp_kernels.ops import SCHEMAS
-from grasp_kernels.reference import LiftedLoss
+from grasp_kernels.reference import LiftedLoss, LiftedNewtonStep, MLPJacobians
 
 __version__ = "0.1.0"
 
@@ -19,7 +25,9 @@ __all__ = [
     "Backend",
     "LiftedLoss",
     "LiftedLossFunction",
+    "LiftedNewtonStep",
     "MLPDynamics",
+    "MLPJacobians",
     "MLPLayer",
     "UnsupportedModel",
     "action_step_",
@@ -27,7 +35,9 @@ __all__ = [
     "backends",
     "gaussian_noise",
     "lifted_loss",
+    "lifted_newton_step_",
     "lifted_step_",
+    "mlp_jacobians",
     "mlp_lifted_plan_",
     "mlp_rollout",
     "mlp_sync_",

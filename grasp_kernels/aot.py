@@ -13,8 +13,10 @@ loop (over the modes of the bridge, over feature tiles), its body is counted onc
 itself in loop_instructions_per_element: K trips run K - 1 times that on top.
 
 An MLP kernel is loops within loops, and its elements are the hidden units of its rows: there the
-count per element says how much code there is, not how much is run. For `mlp_lifted_plan` a second
-table has the bytes and operations of an iteration and the time that they bound (aot_mlp.py).
+count per element says how much code there is, not how much is run. The same holds for
+`lifted_newton_step`, whose elements are those of a D by D matrix. For kernels that are whole
+iterations, or half of one of second order, a second table has the bytes and operations of an
+iteration and the time that they bound (aot_mlp.py, aot_newton.py).
 """
 
 from __future__ import annotations
@@ -94,7 +96,7 @@ class Report:
     l2_weight_bytes_per_iteration: int
     device_bytes_per_iteration: float
     operations_per_iteration: int
-    """These four of one plan of `mlp_lifted_plan`; 0 for other kernels."""
+    """These four of one plan, of kernels in the second table; 0 for others."""
     bound_us: dict[str, float]
     """Time of an iteration of `aot_mlp.PLANS` plans by GPU: a bound, not a measurement."""
 

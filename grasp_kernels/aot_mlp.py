@@ -1,5 +1,7 @@
 """How fast an iteration of `mlp_lifted_plan` could be at best: bytes and operations, counted.
 
+(And one of second order, `mlp_jacobians` and then `lifted_newton_step`: aot_newton.py.)
+
 A bound, not a measurement. What is counted is what the algorithm of the kernel asks for, each by
 one function below. A GPU can't be faster than the largest of operations / peak, bytes of weights /
 bandwidth of L2, and bytes from device memory / bandwidth of device memory; latency, barriers and
@@ -85,27 +87,28 @@ def factor_bytes(structure: Sequence[int], steps: int, rows: int, itemsize: int,
     return -(-steps // rows) * rows * reads * itemsize
 
 
-def slope_bytes(structure: Sequence[int], steps: int, rows: int) -> int:
-    """Of derivatives, or a simnorm's shares, written on the way there and read on the way back.
+def slope_bytes(structure: Sequence[int], steps: int, rows: int, backs: int = 1) -> int:
+    """Of derivatives, or a simnorm's shares, written on the way there and read on the way back,
+    which is walked `backs` times.
 
     float32; the identity has none.
     """
     widths, kinds = structure[4::4], structure[5::4]
     units = sum(width for width, kind in zip(widths, kinds, strict=True) if kind != 0)
-    return -(-steps // rows) * rows * units * 4 * 2
+    return -(-steps // rows) * rows * units * 4 * (1 + backs)
 
 
-def norm_bytes(structure: Sequence[int], steps: int, rows: int) -> int:
+def norm_bytes(structure: Sequence[int], steps: int, rows: int, backs: int = 1) -> int:
     """Of rows that norms and simnorms need whole, float32; slopes and shares are in `slope_bytes`.
 
-    A norm: sums written and read twice (mean and squares), the normalised ones written; on the way
+    A norm: sums written and read twice (mean and squares), the normalised ones written; on each way
     back the cotangent written, and both read twice. A simnorm: its sums and their cotangent, each
     written and read once more. A number per row and norm, its 1 / deviation, is left out.
     """
     widths, kinds, norms = structure[4::4], structure[5::4], structure[6::4]
     simnorm = ACTIVATIONS.index("simnorm")
     passes = sum(
-        width * (9 * norm + 4 * (kind == simnorm))
+        width * ((4 + 5 * backs) * norm + 2 * (1 + backs) * (kind == simnorm))
         for width, kind, norm in zip(widths, kinds, norms, strict=True)
     )
     return -(-steps // rows) * rows * passes * 4
@@ -123,6 +126,14 @@ def l2_bytes_per_iteration(
     )
 
 
+def model_bytes(structure: Sequence[int], itemsize: int) -> int:
+    """Of weights and constants, once."""
+    widths = sizes(structure)
+    weights = sum(a * b for a, b in pairwise(widths)) * itemsize
+    norms = sum(2 * w + 1 for w, norm in zip(widths[1:], structure[6::4], strict=True) if norm)
+    return weights + 4 * (2 * widths[0] + 2 * structure[0] + sum(widths[1:]) + norms)
+
+
 def device_bytes_per_iteration(
     structure: Sequence[int], steps: int, itemsize: int, plans: int, iterations: int
 ) -> float:
@@ -133,14 +144,10 @@ def device_bytes_per_iteration(
     bounds, a few numbers for all plans, are left out.
     """
     state_features, action_features = structure[:2]
-    widths = sizes(structure)
-    weights = sum(a * b for a, b in pairwise(widths)) * itemsize
-    norms = sum(2 * w + 1 for w, norm in zip(widths[1:], structure[6::4], strict=True) if norm)
-    constants = 4 * (2 * widths[0] + 2 * state_features + sum(widths[1:]) + norms)
     moving = 4 * ((steps + 1) * state_features + 3 * steps * action_features)
     once = 4 * state_features + 4 * 3 + 8 + 2 * 1
     plan = 2 * moving + once + 4 * iterations
-    return (plan + (weights + constants) / plans) / iterations
+    return (plan + model_bytes(structure, itemsize) / plans) / iterations
 
 
 def bounds(
@@ -157,7 +164,7 @@ def bounds(
 
 @dataclass(frozen=True)
 class Counts:
-    """Of one plan and iteration of one variant of `mlp_lifted_plan`; 0 for all other kernels."""
+    """Of one plan and iteration of one variant; 0 for kernels that are not whole iterations."""
 
     l2_bytes: int = 0
     l2_weight_bytes: int = 0
@@ -167,12 +174,13 @@ class Counts:
 
 def counts(name: str, dtype: str) -> Counts:
     """For a variant by name."""
+    from grasp_kernels import aot_newton
     from grasp_kernels.triton import mlp_variants
     from grasp_kernels.triton.variants import ITEMSIZE
 
     kernel, _, size = name.rpartition("_")
     if kernel != "mlp_lifted_plan":
-        return Counts()
+        return aot_newton.counts(kernel, size, dtype)
     structure, steps = mlp_variants.MODELS[size], mlp_variants.STEPS
     tile, itemsize = mlp_variants.tile_of(kernel, dtype), ITEMSIZE[dtype]
     return Counts(
@@ -206,6 +214,7 @@ def table(names: Sequence[tuple[str, str]]) -> list[str]:
         return []
     title = (
         f"a bound, not a measurement: operations and bytes per plan and lifted iteration, and the "
-        f"time\nof an iteration of {PLANS} plans ({ITERATIONS} iterations a launch) that follows"
+        f"time\nof an iteration of {PLANS} plans ({ITERATIONS} iterations a launch; of the second "
+        f"order, one) that follows"
     )
     return ["", title, HEADER, *lines, SOURCE]

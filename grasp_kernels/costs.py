@@ -192,6 +192,52 @@ def mlp_rollout_backward(
     return Cost(read + _model_bytes(structure, dtype), written, operations)
 
 
+def mlp_jacobians(plans: int, steps: int, structure: Sequence[int], *, dtype: torch.dtype) -> Cost:
+    """At plans x steps rows. Reads weights, states and actions; writes predictions and Jacobians.
+
+    Two operations per weight and row, and per row and output once more for all layers but the last:
+    a unit cotangent picks a row of that one.
+    """
+    size, (state, action) = compute_dtype(dtype).itemsize, structure[:2]
+    rows, weights = plans * steps, mlp_weights(structure)
+    hidden = weights - state * _widths(structure)[-2]
+    read = _model_bytes(structure, dtype) + rows * (state + action) * size
+    written = rows * state * (1 + state + action) * size
+    return Cost(read, written, 2 * rows * (weights + state * hidden))
+
+
+def lifted_newton_step_(
+    plans: int,
+    steps: int,
+    features: int,
+    actions: int,
+    *,
+    hold: int = 1,
+    solves: int = 2,
+    bounds: int = 2,
+    dtype: torch.dtype = torch.float32,
+) -> Cost:
+    """Reads states, actions, predictions and Jacobians; writes states and actions.
+
+    All features are weighed. Both scans are two operations per entry of a product; a solve forms
+    and factors the symmetric matrix of the goal errors.
+    """
+    size, d, a = dtype.itemsize, features, actions
+    entries = -(-steps // hold) * a
+    # The defect, its square into a sum, and L d, L A and L B; then A dx, B step, + d, the limit, +.
+    scans = steps * (3 * d + 2 * d * d * (1 + d + a) + 2 * d * (d + a) + 4 * d)
+    solve = entries * d * (d + 1) + d**3 // 3 + 2 * d * d + 2 * d * entries
+    # Limited, added, into the box; and the step of every row, whose size is compared.
+    moves = entries * (3 + bounds) + 2 * steps * a
+    read = (2 * steps + 1) * d + steps * a + steps * d * (d + a) + d + 1
+    written = steps * (d + a) + 3
+    return Cost(
+        plans * read * size + (bounds * a) * size,
+        plans * written * size,
+        plans * (scans + solves * solve + moves),
+    )
+
+
 def mlp_lifted_plan_(
     plans: int,
     steps: int,

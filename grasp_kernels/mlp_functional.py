@@ -31,10 +31,11 @@ from grasp_kernels.checks import (
 )
 from grasp_kernels.mlp import MLPDynamics
 from grasp_kernels.ops import op
-from grasp_kernels.reference import next_moments
+from grasp_kernels.reference import MLPJacobians, next_moments
 
-rollout_op, rollout_backward_op, lifted_plan_op, sync_op = map(
-    op, ("mlp_rollout", "mlp_rollout_backward", "mlp_lifted_plan_", "mlp_sync_")
+rollout_op, rollout_backward_op, lifted_plan_op, sync_op, jacobians_op = map(
+    op,
+    ("mlp_rollout", "mlp_rollout_backward", "mlp_lifted_plan_", "mlp_sync_", "mlp_jacobians"),
 )
 
 
@@ -87,6 +88,37 @@ def mlp_rollout(dynamics: MLPDynamics, start: Tensor, actions: Tensor) -> Tensor
     _check_model_tensor("actions", actions, dynamics)
     states: Tensor = RolloutFunction.apply(start, actions, *dynamics.packed())
     return states
+
+
+@torch.no_grad()
+def mlp_jacobians(dynamics: MLPDynamics, state: Tensor, action: Tensor) -> MLPJacobians:
+    """`F(state, action)` and its Jacobians in both, for many rows at once; not differentiable.
+
+    Reverse mode, through the same products as `mlp_rollout`'s adjoint: one way forward, and D rows
+    of the way back for every row.
+
+    Args:
+        dynamics: the world model.
+        state: `(..., D)`, float32 (float64 for float64 weights). May be empty.
+        action: `(..., A)`, the same leading shape, dtype and device.
+
+    Returns:
+        `MLPJacobians(prediction (..., D), state_jacobian (..., D, D), action_jacobian (..., D,
+        A))`, with `[i, j]` the derivative of feature i of the next state by input j.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape, dtype or device; it is named.
+    """
+    _check_dynamics(dynamics)
+    features, width = dynamics.state_features, dynamics.action_features
+    leading = state.shape[:-1] if isinstance(state, Tensor) else ()
+    rows = (None,) * len(leading)
+    check_tensor("state", state, (*rows, features), "(..., D)")
+    check_tensor("action", action, (*leading, width), "(..., A) with the leading shape of state")
+    _check_model_tensor("state", state, dynamics)
+    _check_model_tensor("action", action, dynamics)
+    found = jacobians_op(state.reshape(-1, features), action.reshape(-1, width), *dynamics.packed())
+    return MLPJacobians(*(part.reshape(*leading, *part.shape[1:]) for part in found))
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from grasp_kernels import reference
 from grasp_kernels.backends import choose
-from grasp_kernels.in_place import wrote
+from grasp_kernels.in_place import apart, dense, home
 
 MODEL = "Tensor weights, Tensor constants, int[] structure"
 SCHEMAS = {
@@ -32,6 +32,8 @@ SCHEMAS = {
     f"Tensor lr, Tensor? cost_weight, Tensor? low, Tensor? high, {MODEL}, SymInt steps, bool adam, "
     "float beta1, float beta2, float epsilon, float stop_cost, float blend, bool free_terminal) "
     "-> ()",
+    "mlp_jacobians": f"(Tensor states, Tensor actions, {MODEL}) "
+    "-> (Tensor prediction, Tensor state_jacobian, Tensor action_jacobian)",
 }
 
 
@@ -53,27 +55,6 @@ def _backend(
     return getattr(reference, name)
 
 
-def _dense(tensors: Sequence[Tensor | None]) -> list[Any]:
-    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
-
-
-def _apart(tensors: Sequence[Tensor], written: Sequence[Tensor | None]) -> list[Tensor]:
-    """Dense, and no views of what is written: the goal of a single plan may be its last state."""
-    memory = {t.untyped_storage().data_ptr() for t in written if t is not None}
-    return [
-        t.clone(memory_format=torch.contiguous_format)
-        if t.untyped_storage().data_ptr() in memory
-        else t.contiguous()
-        for t in tensors
-    ]
-
-
-def _home(written: Sequence[Tensor | None], through: Sequence[Tensor | None]) -> None:
-    for tensor, dense in zip(written, through, strict=True):
-        if tensor is not None and dense is not None:
-            wrote(tensor, dense)
-
-
 def _mlp_rollout(
     start: Tensor, actions: Tensor, weights: Tensor, constants: Tensor, structure: Sequence[int]
 ) -> Tensor:
@@ -90,7 +71,7 @@ def _mlp_rollout_backward(
     structure: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
     run = _backend("mlp_rollout_backward", actions, weights, structure)
-    return run(*_dense((cotangent, states, actions)), weights, constants, structure)
+    return run(*dense((cotangent, states, actions)), weights, constants, structure)
 
 
 def _mlp_lifted_plan_(
@@ -103,10 +84,10 @@ def _mlp_lifted_plan_(
 ) -> Tensor:
     run = _backend("mlp_lifted_plan_", actions, rest[7], rest[9])
     written = (trajectory, actions, first_moment, second_moment, sound)
-    dense = _dense(written)
-    goal = _apart(rest[:1], written)
-    history: Tensor = run(*dense, *goal, *_dense(rest[1:7]), *rest[7:])
-    _home(written, dense)
+    through = dense(written)
+    goal = apart(rest[:1], written)
+    history: Tensor = run(*through, *goal, *dense(rest[1:7]), *rest[7:])
+    home(written, through)
     return history
 
 
@@ -121,10 +102,17 @@ def _mlp_sync_(
 ) -> None:
     run = _backend("mlp_sync_", actions, rest[6], rest[8])
     written = (trajectory, actions, best_cost, best_actions, best_states, sound)
-    dense = _dense(written)
-    ends = _apart(rest[:2], written)
-    run(*dense, *ends, *_dense(rest[2:6]), *rest[6:])
-    _home(written, dense)
+    through = dense(written)
+    ends = apart(rest[:2], written)
+    run(*through, *ends, *dense(rest[2:6]), *rest[6:])
+    home(written, through)
+
+
+def _mlp_jacobians(
+    states: Tensor, actions: Tensor, weights: Tensor, constants: Tensor, structure: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    run = _backend("mlp_jacobians", states, weights, structure)
+    return run(states.contiguous(), actions.contiguous(), weights, constants, structure)
 
 
 IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
@@ -132,6 +120,7 @@ IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
     "mlp_rollout_backward": _mlp_rollout_backward,
     "mlp_lifted_plan_": _mlp_lifted_plan_,
     "mlp_sync_": _mlp_sync_,
+    "mlp_jacobians": _mlp_jacobians,
 }
 
 
@@ -154,9 +143,21 @@ def _fake_mlp_sync_(*arguments: Any) -> None:
     return None
 
 
+def _fake_mlp_jacobians(
+    states: Tensor, actions: Tensor, *model: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows, features = states.shape
+    return (
+        states.new_empty(rows, features),
+        states.new_empty(rows, features, features),
+        states.new_empty(rows, features, actions.shape[1]),
+    )
+
+
 FAKES: dict[str, Callable[..., Any]] = {
     "mlp_rollout": _fake_mlp_rollout,
     "mlp_rollout_backward": _fake_mlp_rollout_backward,
     "mlp_lifted_plan_": _fake_mlp_lifted_plan_,
     "mlp_sync_": _fake_mlp_sync_,
+    "mlp_jacobians": _fake_mlp_jacobians,
 }

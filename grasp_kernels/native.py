@@ -256,6 +256,27 @@ def mlp_sync_(*arguments: Any) -> None:
     _ops().mlp_sync_(*arguments)
 
 
+def mlp_jacobians(
+    states: Tensor, actions: Tensor, weights: Tensor, constants: Tensor, structure: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows, features = states.shape
+    found = (
+        torch.empty_like(states),
+        torch.empty((rows, features, features), dtype=torch.float32, device="cpu"),
+        torch.empty((rows, features, actions.shape[1]), dtype=torch.float32, device="cpu"),
+    )
+    _ops().mlp_jacobians(states, actions, weights, constants, structure, *found)
+    return found
+
+
+def lifted_newton_step_(trajectory: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """The arguments are those of `reference.lifted_newton_step_`."""
+    goal_error = torch.empty(len(trajectory), dtype=torch.float32, device="cpu")
+    found = goal_error, torch.empty_like(goal_error), torch.empty_like(goal_error)
+    _ops().lifted_newton_step_(trajectory, *rest, *found)
+    return found
+
+
 def small_product(a: Tensor, matrix: Tensor, repeats: int = 1) -> Tensor:
     """`a (rows, depth) @ matrix (depth, columns)` by the microkernel of the MLP ops, `repeats`
     times with the matrix packed once: for tests and `bench/plan.py`, not an op."""
@@ -287,6 +308,8 @@ class _Ops(NamedTuple):
     mlp_rollout_backward: Any
     mlp_lifted_plan_: Any
     mlp_sync_: Any
+    mlp_jacobians: Any
+    lifted_newton_step_: Any
     small_product: Any
     normals_from_words: Any
     simd: Any

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grasp_kernels import mlp_ops, native, reference
+from grasp_kernels import mlp_ops, native, newton_ops, reference
 from grasp_kernels.backends import choose
 from grasp_kernels.in_place import wrote
 
@@ -48,6 +48,7 @@ SCHEMAS = {
     "philox_words": "(Tensor plan_ids, SymInt steps, SymInt features, SymInt seed, "
     "SymInt iteration, SymInt first_step) -> Tensor",
     **mlp_ops.SCHEMAS,
+    **newton_ops.SCHEMAS,
 }
 
 library = torch.library.Library(NAMESPACE, "DEF")
@@ -389,6 +390,7 @@ for _name, _run in {
     "gaussian_noise": _gaussian_noise,
     "philox_words": _philox_words,
     **mlp_ops.IMPLEMENTATIONS,
+    **newton_ops.IMPLEMENTATIONS,
 }.items():
     library.impl(_name, _run, "CompositeExplicitAutograd")
 
@@ -434,5 +436,5 @@ def _(plan_ids, steps, features, *rest):  # type: ignore[no-untyped-def]
     )
 
 
-for _name, _fake in mlp_ops.FAKES.items():
+for _name, _fake in {**mlp_ops.FAKES, **newton_ops.FAKES}.items():
     torch.library.register_fake(f"{NAMESPACE}::{_name}", _fake, lib=library)

@@ -36,12 +36,17 @@ COMPUTE_ROUNDINGS = {
     "lifted_step_": 8.0,
     "action_step_": 12.0,
     "gaussian_noise": 16.0,
+    "mlp_jacobians": 128.0,
+    "lifted_newton_step_": 128.0,
 }
 """Roundings of the compute dtype that may pile up in one number, worst case, per op.
 
 Subtraction, weights, products and their sum for the step; square root and division for Adam; 16 u
 is the 1e-6 of the normals in float32. A loss is a sum of D squares in fixed blocks: its roundings
-mostly cancel, and 24 u holds from D = 1 to D = 10**5 (1.4e-6 in float32).
+mostly cancel, and 24 u holds from D = 1 to D = 10**5 (1.4e-6 in float32). A Jacobian is a chain of
+products whose sums are random walks of a few hundred roundings; so are the scans of the Newton
+step, where the model neither grows nor shrinks states much over the horizon and damping is 1e-3 or
+more: less damping, or a goal that few actions reach, magnifies what the sensitivities are off by.
 """
 
 CHANCE = 5.0

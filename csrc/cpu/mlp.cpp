@@ -1,24 +1,12 @@
 // The MLP ops: packs the model once, then shares out the plans, a few at a time.
 #include <algorithm>
-#include <memory>
-#include <new>
 
+#include "grasp/memory.h"
 #include "grasp/ops.h"
 
 namespace grasp {
 
 namespace {
-
-constexpr std::align_val_t kAlignment{64};
-
-struct Release {
-  void operator()(float* memory) const { ::operator delete(memory, kAlignment); }
-};
-using Memory = std::unique_ptr<float, Release>;
-
-Memory allocate(int64_t floats) {
-  return Memory(static_cast<float*>(::operator new(sizeof(float) * floats, kAlignment)));
-}
 
 // Groups of at most `most` plans, evenly filled, and one for every thread if there are as many.
 template <class Problem, class Scratch, class Run>
@@ -51,6 +39,10 @@ void run_mlp(const Mlp& mlp, const MlpLifted& lifted) {
 
 void run_mlp(const Mlp& mlp, const MlpSync& sync) {
   run_groups(mlp, sync, kRolloutPlans, &MlpKernels::sync_scratch, &MlpKernels::sync);
+}
+
+void run_mlp(const Mlp& mlp, const MlpJacobians& jacobians) {
+  run_groups(mlp, jacobians, kTileRows, &MlpKernels::jacobians_scratch, &MlpKernels::jacobians);
 }
 
 void run_product(const float* a, const float* matrix, int64_t rows, int64_t depth, int64_t columns,

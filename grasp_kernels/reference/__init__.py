@@ -12,7 +12,9 @@ from grasp_kernels.reference.lifted_loss import (
     lifted_loss,
     lifted_loss_backward,
 )
+from grasp_kernels.reference.lifted_newton_step import LiftedNewtonStep, lifted_newton_step_
 from grasp_kernels.reference.lifted_step import lifted_step_
+from grasp_kernels.reference.mlp_jacobians import MLPJacobians, mlp_jacobians
 from grasp_kernels.reference.mlp_lifted_plan import mlp_lifted_plan_
 from grasp_kernels.reference.mlp_rollout import mlp_rollout, mlp_rollout_backward
 from grasp_kernels.reference.mlp_sync import mlp_sync_
@@ -20,6 +22,8 @@ from grasp_kernels.reference.philox import philox4x32, philox_words
 
 __all__ = [
     "LiftedLoss",
+    "LiftedNewtonStep",
+    "MLPJacobians",
     "action_step_",
     "action_update_",
     "block_sum",
@@ -28,7 +32,9 @@ __all__ = [
     "gaussian_noise",
     "lifted_loss",
     "lifted_loss_backward",
+    "lifted_newton_step_",
     "lifted_step_",
+    "mlp_jacobians",
     "mlp_lifted_plan_",
     "mlp_rollout",
     "mlp_rollout_backward",

@@ -42,8 +42,9 @@ class Listing:
     """AMD: scalar registers kept in lanes of vector registers; they cost no memory."""
 
 
-PRODUCTS = ("HGMMA", "HMMA", "UTCHMMA", "FFMA", "v_mfma", "v_fma", "v_fmac", "v_pk_fma")
-"""wgmma, mma and tcgen05 of NVIDIA, matrix core instructions of AMD, and plain multiply-adds."""
+PRODUCTS = ("HGMMA", "HMMA", "UTCHMMA", "DMMA", "FFMA", "v_mfma", "v_fma", "v_fmac", "v_pk_fma")
+"""wgmma, mma, tcgen05 and mma of float64 of NVIDIA, matrix core instructions of AMD, and plain
+multiply-adds."""
 
 
 def product_kind(name: str) -> str | None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from grasp_kernels.reference.mlp_dynamics import ACTIVATIONS
+from grasp_kernels.triton.mlp_jacobians import jacobians_tile, mlp_jacobians_kernel
 from grasp_kernels.triton.mlp_lifted_plan import mlp_lifted_plan_kernel
 from grasp_kernels.triton.mlp_rollout import mlp_rollout_backward_kernel, mlp_rollout_kernel
 from grasp_kernels.triton.mlp_structure import MLPTile, plan_tile, rollout_tile
@@ -54,6 +55,7 @@ KERNELS = {
     "mlp_rollout_backward": mlp_rollout_backward_kernel,
     "mlp_lifted_plan": mlp_lifted_plan_kernel,
     "mlp_sync": mlp_sync_kernel,
+    "mlp_jacobians": mlp_jacobians_kernel,
 }
 FLAGS: dict[str, dict[str, object]] = {
     "mlp_lifted_plan": {"NOISE": "white", "FREE": False},
@@ -63,6 +65,7 @@ ABSENT = {"mlp_lifted_plan": {"feature_weight"}, "mlp_sync": {"cost_weight"}}
 
 INTEGERS = {
     "plans", "steps", "iterations", "descents", "first_iteration", "key_low", "key_high", "modes",
+    "rows", "shares",
 }  # fmt: skip
 TYPES = {
     **dict.fromkeys(INTEGERS, "i32"),
@@ -76,6 +79,8 @@ TYPES = {
 
 def tile_of(kernel: str, dtype: str) -> MLPTile:
     storage = getattr(torch, dtype)
+    if kernel == "mlp_jacobians":
+        return jacobians_tile(storage)
     return plan_tile(STEPS, storage) if kernel == "mlp_lifted_plan" else rollout_tile(storage)
 
 

@@ -17,11 +17,19 @@ from grasp_kernels.triton.action_step import BLOCK, WARPS, action_step_kernel
 from grasp_kernels.triton.gaussian_noise import gaussian_noise_kernel
 from grasp_kernels.triton.lifted_loss import lifted_loss_kernel
 from grasp_kernels.triton.lifted_loss_backward import lifted_loss_backward_kernel
+from grasp_kernels.triton.lifted_newton_step import (
+    JITTER,
+    lifted_newton_step_kernel,
+    newton_options,
+    padded,
+)
 from grasp_kernels.triton.lifted_step import lifted_step_kernel
 from grasp_kernels.triton.losses import ROWS, TILES, sum_feature_tiles_kernel
 from grasp_kernels.triton.philox_words import philox_words_kernel
 
 DTYPES = {"float32": "*fp32", "bfloat16": "*bf16"}
+NEWTON = {"4x2": (4, 2), "20x8": (20, 8), "64x64": (64, 64)}
+"""State and action features: one of each padded size."""
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "int32": 4}
 
 # Arguments that are not integers: pointers of the storage dtype, pointers of one type, and floats.
@@ -97,7 +105,24 @@ def variants(features: int = 1024) -> list[Variant]:
         for size in mlp_variants.MODELS
         for kernel in mlp_variants.KERNELS
     ]
-    return found
+    return found + [_newton(size) for size in NEWTON]
+
+
+def _newton(size: str) -> Variant:
+    """With bounds, without weights; an element is one of a D by D matrix."""
+    kernel, (features, width) = lifted_newton_step_kernel, NEWTON[size]
+    rows, columns = padded(features), padded(width)
+    constants = {
+        "FEATURES": features, "ACTIONS": width, "D": rows, "A": columns, "JITTER": JITTER,
+    }  # fmt: skip
+    types = dict.fromkeys(kernel.arg_names, "*fp32")
+    types |= dict.fromkeys(("steps", "hold", "solves"), "i32")
+    types |= dict.fromkeys(("max_action_step", "max_state_step"), "fp32")
+    launch = newton_options(rows, columns)
+    return Variant(
+        f"lifted_newton_step_{size}", "float32", kernel, rows * rows, 1, launch.pop("num_warps"),
+        constants, frozenset({"goal_weight"}), types, launch,
+    )  # fmt: skip
 
 
 def _mlp(name: str, size: str, dtype: str) -> Variant:

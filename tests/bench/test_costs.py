@@ -233,6 +233,73 @@ def test_mlp_variables_are_read_and_written_once(dynamics: MLPDynamics) -> None:
     assert plan.bytes_written == variables + 4 * k * n
 
 
+def test_jacobians_are_a_way_forward_and_one_back_for_every_output(dynamics: MLPDynamics) -> None:
+    structure, rows = dynamics.structure, 2 * 4
+    found = costs.mlp_jacobians(2, 4, structure, dtype=torch.float32)
+    forward, hidden = 5 * 7 + 7 * 6 + 6 * 3, 5 * 7 + 7 * 6
+    assert found.operations == 2 * rows * (forward + 3 * hidden)
+    model = costs.mlp_rollout(0, 0, structure, dtype=torch.float32).bytes_read
+    assert found.bytes_read == model + 4 * rows * (3 + 2)
+    assert found.bytes_written == 4 * rows * (3 + 3 * 3 + 3 * 2)
+
+
+def newton_step_by_hand(n: int, t: int, d: int, a: int, hold: int, solves: int) -> Memory:
+    memory = Memory()
+    one, x = Number(memory.count), range(d)
+    for plan in range(n):
+        memory.load("damping", plan)
+        for step in reversed(range(t)):
+            for i in x:
+                defect = memory.load("prediction", plan, step, i) - memory.load(
+                    "trajectory", plan, step + 1, i
+                )
+                _ = one + defect * defect
+                memory.load("goal", plan, i)
+            for _, k in product(x, x):  # rows of L, and along them
+                _ = one + one * one
+                for j in x:
+                    _ = one + one * memory.load("state_jacobian", plan, step, k, j)
+                for j in range(a):
+                    _ = one + one * memory.load("action_jacobian", plan, step, k, j)
+        entries = math.ceil(t / hold) * a
+        for _ in range(solves):
+            for i in x:
+                for _ in product(range(entries), range(i + 1)):
+                    _ = one + one * one
+            memory.count["operations"] += d**3 // 3 + 2 * d * d  # a factor, and two substitutions
+            for _ in product(x, range(entries)):
+                _ = one - one * one
+        for _ in range(entries):
+            moved = one + one.clamp()
+            for _ in range(3):
+                moved = moved.clamp()
+        for step in range(t):
+            for i in range(a):
+                _ = (one - memory.load("actions", plan, step, i)).clamp()
+                memory.store("actions", plan, step, i)
+            for i in x:
+                change = one
+                for _ in range(d + a):
+                    change = change + one * one
+                change = (change + one).clamp().clamp()
+                _ = memory.load("trajectory", plan, step, i) + change
+                memory.store("trajectory", plan, step + 1, i)
+        for name in ("goal_error", "defect", "step"):
+            memory.store(name, plan)
+    for name, i in product(("low", "high"), range(a)):
+        memory.load(name, i)
+    return memory
+
+
+@pytest.mark.parametrize(("hold", "solves"), [(1, 1), (3, 2)])
+def test_lifted_newton_step(hold: int, solves: int) -> None:
+    memory = newton_step_by_hand(2, 4, 3, 2, hold, solves)
+    found = costs.lifted_newton_step_(2, 4, 3, 2, hold=hold, solves=solves)
+    assert found.operations == memory.count["operations"]
+    assert found.bytes_read == memory.bytes(memory.read, 4, {})
+    assert found.bytes_written == memory.bytes(memory.written, 4, {})
+
+
 def test_costs_add_up() -> None:
     one, other = costs.Cost(1, 2, 3, 4), costs.Cost(10, 20, 30, 40)
     assert one + other == costs.Cost(11, 22, 33, 44)

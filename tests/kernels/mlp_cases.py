@@ -28,9 +28,9 @@ BACKENDS = [
 
 
 def use_backend(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
-    """As `kernel_cases.use_backend`, for the MLP ops too: they ask for their backend themselves."""
+    """As `kernel_cases.use_backend`, for the ops too that ask for their backend themselves."""
     if backend == "reference":
-        for module in ("ops", "mlp_ops"):
+        for module in ("ops", "mlp_ops", "newton_ops"):
             monkeypatch.setattr(f"grasp_kernels.{module}.choose", lambda *_: "reference")
     else:
         found = grasp_kernels.backends()[backend]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import kernel_cases as cases
 import mlp_cases
+import newton_cases
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -18,7 +19,7 @@ OPCHECK_DTYPES = [torch.float64, torch.float32]
 
 @pytest.fixture(params=["reference", "native"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """As everywhere, but for the MLP ops too."""
+    """As everywhere, but for the MLP ops and the Newton step too."""
     mlp_cases.use_backend(monkeypatch, request.param)
     return request.param
 
@@ -33,6 +34,13 @@ def samples(name: str, dtype: torch.dtype) -> list[tuple]:
     states = (prediction, trajectory, goal)
     if name.startswith("mlp_"):
         return mlp_samples(name, dtype)
+    if name == "lifted_newton_step_":
+        boxed = newton_cases.arguments(PLANS, 7, FEATURES, 2, hold=3, dtype=dtype)
+        return [
+            newton_cases.positional(boxed, goal_weight=w),
+            newton_cases.positional(boxed, low=None, high=None, hold=1, solves=1),
+            newton_cases.positional(newton_cases.arguments(0, STEPS, FEATURES, 2, dtype=dtype)),
+        ]
     if name == "lifted_loss":
         return [(*states, None, None), (*states, w, v), (*states, w, None)]
     if name == "lifted_loss_backward":
@@ -83,6 +91,11 @@ def mlp_samples(name: str, dtype: torch.dtype) -> list[tuple]:
             (one.contiguous(), one.clone(), actions[:, :0], *packed),
             (one + 1, one, actions[:, :0], *packed),
         ]
+    if name == "mlp_jacobians":
+        rows = (start, actions[:, 0])
+        narrow = dynamics.to(torch.bfloat16).packed()
+        arguments = [(*rows, *packed), (start[:0], actions[:0, 0], *packed)]
+        return arguments if dtype == torch.float64 else [*arguments, (*rows, *narrow)]
     if name == "mlp_lifted_plan_":
         moments = torch.rand(2, *actions.shape, dtype=dtype).unbind(0)
         head = (trajectory, actions, *(moment.clone() for moment in moments), sound)

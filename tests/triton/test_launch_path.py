@@ -131,7 +131,9 @@ def mlp(op: str) -> Call:
         sound, each = torch.ones(PLANS, dtype=torch.bool), torch.ones(PLANS)
         goal = torch.zeros(PLANS, features)
         adam = 0.9, 0.999, 1e-8
-        if op == "rollout":
+        if op == "jacobians":
+            kernels.mlp_jacobians(goal, actions[:, 0].contiguous(), *model)
+        elif op == "rollout":
             kernels.mlp_rollout(goal, actions, *model)
         elif op == "rollout_backward":
             kernels.mlp_rollout_backward(states, states, actions, *model)
@@ -146,6 +148,19 @@ def mlp(op: str) -> Call:
             kernels.mlp_sync_(*written, goal, goal, each.clone(), None, *bounds, *model, *rest)
 
     return call
+
+
+def newton_step(dtype: torch.dtype, features: int) -> None:
+    from grasp_kernels.triton.variants import NEWTON
+
+    features, width = NEWTON["4x2"]
+    trajectory, prediction, goal = lifted(dtype, features)
+    actions, bounds = torch.zeros(PLANS, STEPS, width), [-torch.ones(width), torch.ones(width)]
+    jacobians = [torch.zeros(PLANS, STEPS, features, n) for n in (features, width)]
+    kernels.lifted_newton_step_(
+        trajectory, actions, prediction, *jacobians, goal, torch.ones(PLANS), None, *bounds,
+        *(5, 0.5, 0.5, 2),
+    )  # fmt: skip
 
 
 CALLS: dict[str, Call] = {
@@ -164,6 +179,8 @@ CALLS: dict[str, Call] = {
     "mlp_rollout_backward_128x3": mlp("rollout_backward"),
     "mlp_lifted_plan_128x3": mlp("lifted_plan"),
     "mlp_sync_128x3": mlp("sync"),
+    "mlp_jacobians_128x3": mlp("jacobians"),
+    "lifted_newton_step_4x2": newton_step,
 }
 
 

@@ -38,6 +38,8 @@ QUICK = [
     ("mlp_sync_tdmpc2", "bfloat16", "sm_100"),
     ("mlp_lifted_plan_128x3", "float32", "sm_90"),
     ("mlp_rollout_128x3", "bfloat16", "gfx942"),
+    ("mlp_jacobians_512x3", "bfloat16", "sm_90"),
+    ("mlp_jacobians_128x3", "float32", "sm_90"),
 ]
 EVERYTHING = [(n, d, t) for t in aot.TARGETS for n in NAMES for d in ("float32", "bfloat16")]
 SLOW = [case for case in EVERYTHING if case not in QUICK]
@@ -85,20 +87,26 @@ def compiled(name: str, weights: str) -> dict[str, str]:
     return triton.compile(variant.source(), target=target, options=variant.options()).asm
 
 
-def test_bfloat16_weights_are_float32_arithmetic_with_rounded_factors() -> None:
-    narrow = compiled("mlp_lifted_plan_128x3", "*bf16")
-    wide = compiled("mlp_lifted_plan_128x3", "*fp32")
+@pytest.mark.parametrize(
+    ("kernel", "also"),
+    [("mlp_lifted_plan", ()), ("mlp_jacobians", ("arith.extf",))],  # rows of W by a number each
+)
+def test_bfloat16_weights_are_float32_arithmetic_with_rounded_factors(
+    kernel: str, also: tuple[str, ...]
+) -> None:
+    narrow, wide = compiled(f"{kernel}_128x3", "*bf16"), compiled(f"{kernel}_128x3", "*fp32")
     assert without_conversions(narrow["ttir"]) == without_conversions(wide["ttir"])
 
     lines = operations(narrow["ttir"])
     touching = [line for line in lines if re.search(r"xbf16|: bf16|to bf16", line)]
     allowed = ("tt.load", "tt.store", "tt.trans", "tt.dot", "arith.truncf", "arith.constant")
+    allowed += also
     assert not [line for line in touching if not any(word in line for word in allowed)]
     products = [line for line in lines if "tt.dot " in line]
     assert products
     assert all(re.search(r"xbf16> \* tensor<.*xbf16> -> .*xf32>", line) for line in products)
 
-    conversions = re.findall(r"^\s*(?:@%\w+ )?(cvt[\w.]*\.bf16[\w.]*)", narrow["ptx"], re.M)
+    conversions = re.findall(r"^\s*(?:@%\w+ )?(cvt[\w.]*\.bf16(?:x2)?\.f32)", narrow["ptx"], re.M)
     assert conversions
     assert all(name.startswith("cvt.rn.bf16") for name in conversions)
 

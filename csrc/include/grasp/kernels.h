@@ -4,7 +4,9 @@
 
 #include "grasp/action.h"
 #include "grasp/lifted.h"
+#include "grasp/mlp_jacobians.h"
 #include "grasp/mlp_plan.h"
+#include "grasp/newton.h"
 
 namespace grasp::GRASP_SIMD {
 
@@ -73,16 +75,14 @@ const MlpKernels mlp_kernels = {packed_floats,
                                 run_of<lifted_group, MlpLifted>,
                                 scratch_of<sync_scratch, MlpSync>,
                                 run_of<sync_group, MlpSync>,
+                                scratch_of<jacobians_scratch, MlpJacobians>,
+                                run_of<jacobians_group, MlpJacobians>,
                                 plain_product_scratch,
                                 plain_product};
 
 extern const Kernels kernels;
-const Kernels kernels = {GRASP_STRING(GRASP_SIMD),
-                         lifted_item,
-                         write_noise,
-                         write_words,
-                         write_normals,
-                         action_plan,
-                         &mlp_kernels};
+const Kernels kernels = {
+    GRASP_STRING(GRASP_SIMD), lifted_item, write_noise, write_words, write_normals, action_plan,
+    newton_scratch,           newton_plan, &mlp_kernels};
 
 }  // namespace grasp::GRASP_SIMD

@@ -13,22 +13,6 @@ namespace grasp::GRASP_SIMD {
 // What a factor of a bfloat16 product is rounded to; it stays a float.
 GRASP_INLINE Float round_to_bfloat16(Float x) { return widen(narrow(x)); }
 
-// Hands out pieces of one allocation, each on a 64-byte boundary; without memory it only counts.
-class Arena {
- public:
-  explicit Arena(float* memory) : memory_(memory) {}
-  float* take(int64_t floats) {
-    float* const piece = memory_ ? memory_ + used_ : nullptr;
-    used_ += round_up(floats, 16);
-    return piece;
-  }
-  int64_t used() const { return used_; }
-
- private:
-  float* memory_;
-  int64_t used_ = 0;
-};
-
 // The model, packed for this instruction set once per call.
 struct PackedLayer {
   Matrix forward;     // (inputs, width)
@@ -47,16 +31,16 @@ struct PackedMlp {
   bool narrow() const { return mlp->storage == Storage::kBFloat16; }
 };
 
-inline float weight_at(const Mlp& mlp, const MlpLayer& layer, int64_t row, int64_t column) {
-  const int64_t place = row * layer.inputs + column;
-  if (mlp.storage == Storage::kFloat32) return static_cast<const float*>(layer.weight)[place];
-  const uint32_t bits = uint32_t(static_cast<const BFloat16*>(layer.weight)[place].bits) << 16;
+GRASP_INLINE float number(float x) { return x; }
+GRASP_INLINE float number(BFloat16 x) {
+  const uint32_t bits = uint32_t(x.bits) << 16;
   float value;
   __builtin_memcpy(&value, &bits, 4);
   return value;
 }
 
-inline PackedMlp pack_mlp(const Mlp& mlp, Arena& arena) {
+template <class T>  // of the weights
+PackedMlp pack_mlp_as(const Mlp& mlp, Arena& arena) {
   PackedMlp packed;
   packed.mlp = &mlp;
   int64_t widest = mlp.inputs();
@@ -74,21 +58,28 @@ inline PackedMlp pack_mlp(const Mlp& mlp, Arena& arena) {
     const MlpLayer& layer = mlp.layers[i];
     PackedLayer& to = packed.layers[i];
     if (layer.width > widest) widest = layer.width;
-    to.forward = matrix(layer.inputs, layer.width,
-                        [&](int64_t k, int64_t j) { return weight_at(mlp, layer, j, k); });
-    to.backward = matrix(layer.width, layer.inputs,
-                         [&](int64_t k, int64_t j) { return weight_at(mlp, layer, k, j); });
+    const T* const weight = static_cast<const T*>(layer.weight);
+    const int64_t inputs = layer.inputs;
+    to.forward = matrix(inputs, layer.width,
+                        [=](int64_t k, int64_t j) { return number(weight[j * inputs + k]); });
+    to.backward = matrix(layer.width, inputs,
+                         [=](int64_t k, int64_t j) { return number(weight[k * inputs + j]); });
     to.bias = padded(layer.bias, layer.width);
     to.gain = padded(layer.gain, layer.width);
     to.shift = padded(layer.shift, layer.width);
   }
   const MlpLayer& first = mlp.layers[0];
   packed.action_backward = matrix(first.width, mlp.action_features, [&](int64_t k, int64_t j) {
-    return weight_at(mlp, first, k, mlp.state_features + j);
+    return number(static_cast<const T*>(first.weight)[k * first.inputs + mlp.state_features + j]);
   });
   // An odd number of cache lines: rows then start in different sets of the cache.
   packed.stride = round_up(widest, kPanel) + 16;
   return packed;
+}
+
+inline PackedMlp pack_mlp(const Mlp& mlp, Arena& arena) {
+  return mlp.storage == Storage::kFloat32 ? pack_mlp_as<float>(mlp, arena)
+                                          : pack_mlp_as<BFloat16>(mlp, arena);
 }
 
 // ---- One tile ----
@@ -173,26 +164,57 @@ class MlpTile {
   // Gradients for the inputs of rows [0, rows), whose slopes were kept from row `first` on. All
   // inputs, or the actions alone; not yet divided by the input scale.
   const float* backward(int64_t first, int64_t rows, bool actions_only) {
+    return through(packed_.mlp->count - 1, first, rows, 1, actions_only);
+  }
+
+  // The same for unit cotangents, all D of kept row 0, then those of row 1, and so on, from the
+  // `first` of them on: all inputs. The product of a unit with the last layer is a row of it.
+  const float* backward_units(int64_t first, int64_t rows) {
+    const Mlp& mlp = *packed_.mlp;
+    const int64_t d = mlp.state_features;
+    const int last = mlp.count - 1;
+    const MlpLayer& layer = mlp.layers[last];
+    const bool dense = layer.gain || layer.activation == Activation::kSimNorm;
+    for (int64_t row = 0; row < rows; ++row) {
+      const int64_t kept = (first + row) / d, unit = (first + row) % d;
+      float* const to = buffers_[0] + row * stride();
+      if (dense) {
+        __builtin_memset(to, 0, sizeof(float) * d);
+        to[unit] = mlp.output_scale[unit];
+        continue;
+      }
+      float factor = mlp.output_scale[unit] * saved_.slope[last][kept * stride() + unit];
+      if (packed_.narrow()) {
+        round_row(&factor, 1);
+        scaled(static_cast<const BFloat16*>(layer.weight) + unit * layer.inputs, factor, last, to);
+      } else {
+        scaled(static_cast<const float*>(layer.weight) + unit * layer.inputs, factor, last, to);
+      }
+    }
+    return through(dense ? last : last - 1, first, rows, d, false);
+  }
+
+ private:
+  // A row of the weights of layer `index` by a factor.
+  template <class T>
+  void scaled(const T* weight, float factor, int index, float* to) {
+    over_row(packed_.mlp->layers[index].inputs,
+             [&](int64_t i, auto... n) { store(to + i, load(weight + i, n...) * factor, n...); });
+  }
+
+  // Back through layers `last` to 0. Kept row k / per has the slopes for row k - first.
+  const float* through(int last, int64_t first, int64_t rows, int64_t per, bool actions_only) {
     float *from = buffers_[0], *to = buffers_[1];
-    for (int i = packed_.mlp->count - 1; i >= 0; --i) {
-      slope_rows(i, first, rows, from);
-      const bool last = i == 0 && actions_only;
-      product(last ? packed_.action_backward : packed_.layers[i].backward, from, stride(), rows,
+    for (int i = last; i >= 0; --i) {
+      slope_rows(i, first, rows, per, from);
+      const bool actions = i == 0 && actions_only;
+      product(actions ? packed_.action_backward : packed_.layers[i].backward, from, stride(), rows,
               nullptr, to, stride());
       float* const free = from;
       from = to;
       to = free;
     }
     return from;
-  }
-
- private:
-  // body(i) for every whole vector of a row, and body(i, lanes) for the rest of it.
-  template <class Body>
-  static GRASP_INLINE void over_row(int64_t size, const Body& body) {
-    int64_t i = 0;
-    for (; i + kLanes <= size; i += kLanes) body(i);
-    if (i < size) body(i, int(size - i));
   }
 
   // body(i, vectors) for packs of a row, the last one with fewer vectors than it could hold.
@@ -328,11 +350,12 @@ class MlpTile {
   }
 
   // Through the activation and the norm of a layer, in place.
-  void slope_rows(int index, int64_t first, int64_t rows, float* values) {
+  void slope_rows(int index, int64_t first, int64_t rows, int64_t per, float* values) {
     const MlpLayer& layer = packed_.mlp->layers[index];
     for (int64_t row = 0; row < rows; ++row) {
       float* const g = values + row * stride();
-      const float* const slope = saved_.slope[index] + (first + row) * stride();
+      const int64_t kept = (first + row) / per;
+      const float* const slope = saved_.slope[index] + kept * stride();
       if (layer.activation == Activation::kSimNorm) {
         for (int64_t begin = 0; begin < layer.width; begin += layer.group) {
           float total = 0;
@@ -344,7 +367,7 @@ class MlpTile {
           store(g + i, load(g + i) * load(slope + i));
         }
       }
-      if (layer.gain) unnormalise(index, first + row, g);
+      if (layer.gain) unnormalise(index, kept, g);
       if (packed_.narrow()) round_row(g, layer.width);
     }
   }

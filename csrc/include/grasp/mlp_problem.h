@@ -93,6 +93,16 @@ struct MlpSync {
   bool free_terminal = false;
 };
 
+// F and its Jacobians at M rows; `plans` as everywhere is what is shared out, here rows.
+struct MlpJacobians {
+  int64_t plans = 0;
+  const float* states = nullptr;     // (M, D)
+  const float* actions = nullptr;    // (M, A)
+  float* prediction = nullptr;       // (M, D)
+  float* state_jacobian = nullptr;   // (M, D, D)
+  float* action_jacobian = nullptr;  // (M, D, A)
+};
+
 // The MLP kernels of one instruction set. A model is packed once per call: `pack` into
 // packed_floats(model) floats, a handle comes back. A run takes the plans [first, first + plans) of
 // a problem and scratch of the size that `..._scratch` says; memory is on 64-byte boundaries.
@@ -105,6 +115,8 @@ struct MlpKernels {
   void (*lifted)(const void* packed, const MlpLifted&, int64_t first, int64_t plans, float*);
   int64_t (*sync_scratch)(const void* packed, const MlpSync&, int64_t plans);
   void (*sync)(const void* packed, const MlpSync&, int64_t first, int64_t plans, float*);
+  int64_t (*jacobians_scratch)(const void* packed, const MlpJacobians&, int64_t plans);
+  void (*jacobians)(const void* packed, const MlpJacobians&, int64_t first, int64_t plans, float*);
   // c (rows, columns) = a (rows, depth) matrix (depth, columns), `repeats` times: for tests and for
   // the benchmark that decides between this product and a library's.
   int64_t (*product_scratch)(int64_t rows, int64_t depth, int64_t columns);

@@ -18,9 +18,6 @@ inline Philox plan_stream(const NoiseField& field, int64_t plan) {
   return Philox(field.seed, field.iteration, uint64_t(field.plan_ids[plan]));
 }
 
-GRASP_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-GRASP_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-
 // What a visitor is shown at a time: a tile of one row, or several whole rows of at most a tile.
 // It is called as visit(span, noise, noise_stride), rows in order; `noise` may be null.
 struct Span {

@@ -24,6 +24,8 @@ void run_words(const NoiseField& field, int64_t plans, uint32_t* out);
 void run_mlp(const Mlp& mlp, const MlpRollout& rollout);
 void run_mlp(const Mlp& mlp, const MlpLifted& lifted);
 void run_mlp(const Mlp& mlp, const MlpSync& sync);
+void run_mlp(const Mlp& mlp, const MlpJacobians& jacobians);
+void run_newton(const NewtonStep& step);
 void run_product(const float* a, const float* matrix, int64_t rows, int64_t depth, int64_t columns,
                  int64_t repeats, float* c);
 

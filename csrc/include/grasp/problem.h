@@ -103,6 +103,28 @@ struct ActionStep {
   float epsilon = 0, correction1 = 1, correction2 = 1;
 };
 
+// One lifted Gauss-Newton step of whole plans; all arrays are dense. See newton.h.
+struct NewtonStep {
+  int64_t plans = 0, steps = 0, features = 0, width = 0;  // width: A
+  float* trajectory = nullptr;                            // (N, T + 1, D)
+  float* actions = nullptr;                               // (N, T, A)
+  const float* prediction = nullptr;                      // (N, T, D)
+  const float* state_jacobian = nullptr;                  // (N, T, D, D)
+  const float* action_jacobian = nullptr;                 // (N, T, D, A)
+  const float* goal = nullptr;                            // (N, D)
+  const float* damping = nullptr;                         // (N,)
+  const float* goal_weight = nullptr;                     // (D,) or null
+  const float* low = nullptr;                             // (A,) or null
+  const float* high = nullptr;                            // (A,) or null
+  int64_t hold = 1, solves = 1;
+  float max_action_step = 0, max_state_step = 0;
+  float* goal_error = nullptr;  // (N,)
+  float* defect = nullptr;      // (N,)
+  float* step = nullptr;        // (N,)
+
+  int64_t blocks() const { return (steps + hold - 1) / hold; }
+};
+
 struct MlpKernels;  // mlp_problem.h
 
 // The kernels of one instruction set. `scratch` points to scratch_floats(field) floats.
@@ -114,6 +136,8 @@ struct Kernels {
   void (*words)(const NoiseField&, const Item&, uint32_t* out);
   void (*normals)(const uint32_t* words, int64_t counters, float* out);
   void (*action)(const ActionStep&, int64_t plan);
+  int64_t (*newton_scratch)(const NewtonStep&);
+  void (*newton)(const NewtonStep&, int64_t plan, float* scratch);
   const MlpKernels* mlp;
 };
 

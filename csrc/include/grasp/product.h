@@ -13,6 +13,7 @@
 // than the product: `bench/plan.py` prints both.
 #pragma once
 
+#include "grasp/arena.h"
 #include "grasp/simd.h"
 
 namespace grasp::GRASP_SIMD {
@@ -25,10 +26,6 @@ constexpr int kBlockRows = 14;
 #else
 constexpr int kBlockRows = 6;
 #endif
-
-inline int64_t round_up(int64_t n, int64_t multiple) {
-  return (n + multiple - 1) / multiple * multiple;
-}
 
 // A packed matrix of `depth` rows and `columns` columns, on a 64-byte boundary: vectors that cross
 // cache lines would halve the speed of a single row.
@@ -54,9 +51,14 @@ Matrix pack(float* out, int64_t depth, int64_t columns, const Element& element) 
     return matrix;
   }
   for (int64_t first = 0; first < columns; first += kPanel) {
-    for (int64_t k = 0; k < depth; ++k) {
-      for (int64_t j = 0; j < kPanel; ++j) {
-        *out++ = first + j < columns ? element(k, first + j) : 0.0f;
+    const bool whole = first + kPanel <= columns;
+    for (int64_t k = 0; k < depth; ++k, out += kPanel) {
+      if (whole) {
+        for (int64_t j = 0; j < kPanel; ++j) out[j] = element(k, first + j);
+      } else {
+        for (int64_t j = 0; j < kPanel; ++j) {
+          out[j] = first + j < columns ? element(k, first + j) : 0.0f;
+        }
       }
     }
   }

@@ -213,6 +213,17 @@ GRASP_INLINE void store(BFloat16* p, Float x, int n) {
   for (int i = 0; i < n; ++i) p[i].bits = bits[i];
 }
 
+GRASP_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+GRASP_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// body(i) for every whole vector of a row, and body(i, lanes) for the rest of it.
+template <class Body>
+GRASP_INLINE void over_row(int64_t size, const Body& body) {
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) body(i);
+  if (i < size) body(i, int(size - i));
+}
+
 // Sums of all lanes, halving the vector until four are left.
 typedef float Four __attribute__((vector_size(16)));
 GRASP_INLINE Four four_sums(Float x) {
