@@ -41,6 +41,7 @@ from grasp_bench.timing import (
 from grasp_planner import GraspConfig, GraspPlanner, whole_plan
 from grasp_planner.cli.arguments import positive
 from grasp_planner.inputs import check_problem
+from grasp_planner.models import KernelModel
 from grasp_planner.planner import _Search
 from grasp_planner.tasks.mlp import ResidualMLP
 from grasp_planner.world_model import CheckedModel, frozen
@@ -114,8 +115,11 @@ def problems(shape: Shape, plans: int) -> tuple[Tensor, Tensor]:
 def search(model: Any, dynamics: MLPDynamics | None, shape: Shape, plans: int) -> _Search:
     """The planner's variables, before the first iteration."""
     config = settings()
-    problem = check_problem(model, config, *problems(shape, plans), None, None)
-    stand_in = CheckedModel(model) if dynamics is None else whole_plan.Rollouts(dynamics)
+    start, goal = problems(shape, plans)
+    problem = check_problem(
+        model, config, start, goal, None, None, candidates=config.candidates
+    )
+    stand_in = CheckedModel(model) if dynamics is None else KernelModel(dynamics)
     return _Search(stand_in, config, problem)
 
 

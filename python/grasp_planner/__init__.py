@@ -3,19 +3,49 @@
 plan = GraspPlanner(world_model, GraspConfig(horizon=50)).plan(start, goal)
 """
 
+from grasp_planner.baselines import (
+    CEMConfig,
+    CEMPlanner,
+    GradientConfig,
+    GradientPlanner,
+    ICEMConfig,
+    ICEMPlanner,
+    LatCoConfig,
+    LatCoPlanner,
+    MPPIConfig,
+    MPPIPlanner,
+)
 from grasp_planner.config import GraspConfig
+from grasp_planner.lifted_newton import LiftedNewtonConfig, LiftedNewtonPlanner
+from grasp_planner.models import GeneralPathWarning
+from grasp_planner.options import PlannerConfig
 from grasp_planner.plan import NonFiniteWarning, Plan
 from grasp_planner.planner import GraspPlanner
 from grasp_planner.schedules import Schedule
-from grasp_planner.whole_plan import GeneralPathWarning
+from grasp_planner.search import Moment, Planner
 from grasp_planner.world_model import WorldModel
 
 __all__ = [
+    "CEMConfig",
+    "CEMPlanner",
     "GeneralPathWarning",
+    "GradientConfig",
+    "GradientPlanner",
     "GraspConfig",
     "GraspPlanner",
+    "ICEMConfig",
+    "ICEMPlanner",
+    "LatCoConfig",
+    "LatCoPlanner",
+    "LiftedNewtonConfig",
+    "LiftedNewtonPlanner",
+    "MPPIConfig",
+    "MPPIPlanner",
+    "Moment",
     "NonFiniteWarning",
     "Plan",
+    "Planner",
+    "PlannerConfig",
     "Schedule",
     "WorldModel",
 ]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from grasp_kernels.checks import box_bounds
-from grasp_planner.config import GraspConfig
+from grasp_planner.blocks import average_blocks
+from grasp_planner.options import PlannerConfig
 from grasp_planner.world_model import WorldModel, module_of
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64, torch.float16)
@@ -54,13 +55,19 @@ class Problem:
 
 def check_problem(
     world_model: WorldModel,
-    config: GraspConfig,
+    config: PlannerConfig,
     start: Any,
     goal: Any,
     actions: Any,
     plan_ids: Any,
+    *,
+    candidates: int = 1,
+    samples: int = 1,
 ) -> Problem:
-    """The problem in the planner's own units, or an error that names what is wrong."""
+    """The problem in the planner's own units, or an error that names what is wrong.
+
+    Each problem becomes `candidates` plans; `samples` is the most that it will be sampled by.
+    """
     start, goal = _state("start", start), _state("goal", goal)
     if goal.shape != start.shape:
         raise ValueError(
@@ -75,21 +82,22 @@ def check_problem(
         raise TypeError(f"goal must have the dtype of start, {start.dtype}, got {goal.dtype}")
     _check_parameters(world_model, start)
     problems, features = start.shape
-    repeats, steps = config.candidates, config.horizon
+    repeats, steps = candidates, config.horizon
 
     width = _action_features(world_model, config, actions)
     if actions is None:
         warm = start.new_zeros(problems, steps, width)
     else:
-        warm = _warm_start(actions, (problems, steps, width), start)
+        warm = average_blocks(_warm_start(actions, (problems, steps, width), start), config.hold)
     low, high = _bounds(config, width, start)
 
-    ids = _problem_ids(plan_ids, problems, repeats, start.device)
+    ids = _problem_ids(plan_ids, problems, max(repeats, samples), start.device)
     candidate = torch.arange(repeats, device=start.device)
     scale = _vector("state_scale", config.state_scale, features, start, start.dtype)
     units = start.new_ones(features) if scale is None else scale
     compute = torch.float64 if start.dtype == torch.float64 else torch.float32
-    weight = _vector("feature_weight", config.feature_weight, features, start, compute)
+    given = getattr(config, "feature_weight", None)  # of the lifted loss, where there is one
+    weight = _vector("feature_weight", given, features, start, compute)
     goal_weight = _vector(
         "goal_feature_weight", config.goal_feature_weight, features, start, compute
     )
@@ -154,7 +162,7 @@ def _check_parameters(world_model: WorldModel, start: Tensor) -> None:
         )
 
 
-def _action_features(world_model: WorldModel, config: GraspConfig, actions: Any) -> int:
+def _action_features(world_model: WorldModel, config: PlannerConfig, actions: Any) -> int:
     """A, from whatever tells it; all that tell must agree."""
     told: dict[str, int] = {}
     if isinstance(actions, Tensor) and actions.dim() == 3:
@@ -190,7 +198,7 @@ def _warm_start(actions: Any, shape: tuple[int, int, int], start: Tensor) -> Ten
     return actions.detach().clone()
 
 
-def _bounds(config: GraspConfig, width: int, like: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def _bounds(config: PlannerConfig, width: int, like: Tensor) -> tuple[Tensor | None, Tensor | None]:
     def exact(bound: Any) -> Tensor | None:
         if bound is None:
             return None

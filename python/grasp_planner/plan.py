@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -21,13 +22,17 @@ class Plan:
             after the start where no candidate had a finite rollout.
         cost: `(B,)`, weighted squared distance of the last state to the goal; inf where no
             candidate had a finite rollout.
-        candidate_cost: `(B, R)`, the best cost of every candidate.
-        loss_history: `(iterations, B, R)`, total lifted loss before each iteration's step.
-        iterations: how many lifted iterations ran.
+        candidate_cost: `(B, R)`, the best cost of every candidate; R is 1 for planners that sample.
+        loss_history: `(iterations, B, R)`: of `GraspPlanner` the total lifted loss before each
+            iteration's step, of all others the best cost after each.
+        iterations: how many iterations ran.
+        model_calls: evaluations of the model, or of its gradient, that had to wait for one another:
+            a rollout of T steps is T, its gradient T more, a lifted iteration 2, however many rows
+            each has. With enough parallel hardware, time is proportional to it.
         finite: `(B,)` bool, False where every candidate of the problem went non-finite.
         backend: which kernels ran, and why those.
-        path: "whole-plan MLP kernels" where the world model allowed them, else "general path: " and
-            the reason: model and kernels were called iteration by iteration.
+        path: "whole-plan MLP kernels" or "MLP kernels" where the world model allowed them, else
+            "general path: " and the reason: the model was called from Python.
         snapshots: iteration -> virtual states `(B, R, T + 1, D)`, for the iterations asked for.
     """
 
@@ -37,7 +42,21 @@ class Plan:
     candidate_cost: Tensor
     loss_history: Tensor
     iterations: int
+    model_calls: int
     finite: Tensor
     backend: str
     path: str
     snapshots: dict[int, Tensor] = field(default_factory=dict)
+
+
+def warn_non_finite(sound: Tensor, problem_ids: Tensor) -> None:
+    """Name every plan that met a NaN or an infinity."""
+    broken = (~sound).nonzero().tolist()
+    names = ", ".join(f"plan_id {int(problem_ids[b])} candidate {r}" for b, r in broken[:10])
+    more = f" and {len(broken) - 10} more" if len(broken) > 10 else ""
+    warnings.warn(
+        f"non-finite numbers in {len(broken)} of {sound.numel()} candidates: {names}{more}. "
+        "Their best finite rollout, if any, is kept; all other plans are unaffected.",
+        NonFiniteWarning,
+        stacklevel=4,
+    )

@@ -5,7 +5,6 @@ Symbols: B problems, R candidates each, N = B R plans, T steps, D state features
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -13,26 +12,20 @@ import torch
 from torch import Tensor
 
 import grasp_kernels
-from grasp_kernels import (
-    action_step_,
-    gaussian_noise,
-    lifted_loss,
-    lifted_step_,
-    scale_state_gradient,
-)
+from grasp_kernels import action_step_, lifted_loss, lifted_step_, scale_state_gradient
 from grasp_kernels.reference import block_sum
-from grasp_planner import whole_plan
-from grasp_planner.config import GraspConfig
+from grasp_planner import newton, whole_plan
+from grasp_planner.blocks import hold_actions, sum_blocks
+from grasp_planner.config import GAUSS_NEWTON, GraspConfig
+from grasp_planner.initial import initialise, plan_blocks, schedule_table, state_noise
 from grasp_planner.inputs import Problem, check_problem, check_snapshots
-from grasp_planner.plan import NonFiniteWarning, Plan
-from grasp_planner.schedules import Schedule
-from grasp_planner.world_model import CheckedModel, WorldModel, frozen
-
-INITIALISATION = 0  # the iteration whose noise belongs to the initial trajectory
-INITIAL_ACTIONS = 2**32 - 1  # and the one whose noise belongs to the initial actions
+from grasp_planner.models import KernelModel
+from grasp_planner.plan import Plan, warn_non_finite
+from grasp_planner.search import Moment, Planner, Progress, Trace, box
+from grasp_planner.world_model import CheckedModel, frozen, needed
 
 
-class GraspPlanner:
+class GraspPlanner(Planner):
     """Plans from start to goal through any differentiable world model.
 
         planner = GraspPlanner(world_model, GraspConfig(horizon=50, action_low=-1.0))
@@ -44,13 +37,7 @@ class GraspPlanner:
         config: how to plan.
     """
 
-    def __init__(self, world_model: WorldModel, config: GraspConfig | None = None) -> None:
-        if not callable(world_model):
-            raise TypeError(f"world_model must be callable, got {type(world_model).__name__}")
-        if config is not None and not isinstance(config, GraspConfig):
-            raise TypeError(f"config must be a GraspConfig, got {type(config).__name__}")
-        self.world_model = world_model
-        self.config = GraspConfig() if config is None else config
+    config_type = GraspConfig
 
     def plan(
         self,
@@ -60,7 +47,8 @@ class GraspPlanner:
         actions: Tensor | None = None,
         plan_ids: Tensor | None = None,
         snapshots: Collection[int] = (),
-        progress: Callable[[int], object] | None = None,
+        progress: Progress | None = None,
+        trace: Trace | None = None,
     ) -> Plan:
         """The best plan found for each of B problems.
 
@@ -72,23 +60,32 @@ class GraspPlanner:
                 chunks.
             snapshots: iterations (0 is the initialisation) whose virtual states are kept.
             progress: called with k after every iteration is issued.
+            trace: called with a `Moment` after the first rollout and after every sync.
 
         Raises:
             TypeError, ValueError: an argument or the world model's answer is wrong; it is named.
         """
         wanted = check_snapshots(snapshots, self.config.iterations)
         with torch.inference_mode(False), frozen(self.world_model):
-            problem = check_problem(self.world_model, self.config, start, goal, actions, plan_ids)
+            problem = check_problem(
+                self.world_model,
+                self.config,
+                start,
+                goal,
+                actions,
+                plan_ids,
+                candidates=self.config.candidates,
+            )
             with torch.no_grad():
                 dynamics, path = whole_plan.find_dynamics(
                     self.world_model, self.config, problem.start, problem.state_scale
                 )
                 if dynamics is None:
                     model = CheckedModel(self.world_model, problem.state_scale)
-                    search = _Search(model, self.config, problem)
+                    search = _Search(model, self.config, problem, trace)
                     search.run(wanted, progress)
                 else:
-                    search = _Search(whole_plan.Rollouts(dynamics), self.config, problem)
+                    search = _Search(KernelModel(dynamics), self.config, problem, trace)
                     whole_plan.run(search, dynamics, wanted, progress)
                 return search.result(path)
 
@@ -96,8 +93,12 @@ class GraspPlanner:
 class _Search:
     """The variables of one call of `plan`, and the loop that moves them."""
 
-    def __init__(self, model: Any, config: GraspConfig, problem: Problem) -> None:
+    def __init__(
+        self, model: Any, config: GraspConfig, problem: Problem, trace: Trace | None = None
+    ) -> None:
         self.config = config
+        self.trace = trace
+        self.iteration = self.model_calls = 0
         self.problem = problem
         self.model = model
         self.schedule = schedule_table(config, problem.start)
@@ -125,11 +126,13 @@ class _Search:
         config = self.config
         fused = config.state_optimizer == "sgd" and config.state_gradient_scale == 0.0
         self.judge()
+        self.tell()
         self.snapshot(0, snapshots)
         for k in range(1, config.iterations + 1):
             gradient = self.fused_pass(k) if fused else self.autograd_pass(k)
             self.loss_history[k - 1] = block_sum(self.step_loss)
             self.sound &= torch.isfinite(self.loss_history[k - 1]) & all_finite(gradient)
+            self.iteration, self.model_calls = k, self.model_calls + 2
             self.move_actions(
                 gradient, self.action_memory, config.action_lr, config.action_optimizer
             )
@@ -202,7 +205,7 @@ class _Search:
                 action_gradient, block_gradient = torch.autograd.grad(
                     loss.total.sum(), (actions, block), allow_unused=True
                 )
-                action_gradient = self.model.needed(action_gradient)
+                action_gradient = needed(action_gradient)
             self.step_loss[plans, first:last] = loss.total.detach()
             gradient[plans, first:last] = action_gradient.view_as(gradient[plans, first:last])
             state_gradient[plans, first : last + 1] += block_gradient
@@ -222,6 +225,9 @@ class _Search:
         self, gradient: Tensor, memory: dict[str, Any], lr: float, optimizer: str
     ) -> None:
         """One projected step on the actions of the plans that still move."""
+        if self.config.hold > 1:  # every step of a block gets its sum: equal actions stay equal
+            sums = sum_blocks(gradient, self.config.hold)
+            gradient = hold_actions(sums, self.config.hold, self.config.horizon).contiguous()
         action_step_(
             self.actions,
             gradient,
@@ -256,10 +262,50 @@ class _Search:
     def sync(self, steps: int) -> None:
         """`steps` gradient steps on the actions through the true rollout; then states follow it."""
         config, memory = self.config, dict[str, Any]()
-        for _ in range(steps):
-            gradient = self.judge(with_gradient=True)
-            self.move_actions(gradient, memory, config.sync_lr, config.sync_optimizer)
+        if config.sync_optimizer == GAUSS_NEWTON:
+            self.gauss_newton(steps)
+        else:
+            for _ in range(steps):
+                gradient = self.judge(with_gradient=True)
+                self.move_actions(gradient, memory, config.sync_lr, config.sync_optimizer)
         self.judge(follow=True)
+        self.tell()
+
+    def gauss_newton(self, steps: int) -> None:
+        """Levenberg-Marquardt through the rollout, for the plans that still move."""
+        if steps == 0:
+            return
+        config, problem = self.config, self.problem
+        low, high = box(problem)
+        weight = problem.goal_feature_weight
+        how = newton.NewtonSteps(
+            goal_weight=torch.ones_like(problem.units) if weight is None else weight,
+            hold=config.hold,
+            low=low,
+            high=high,
+            max_rows=config.max_rows,
+        )
+        for plans in plan_blocks(problem.plans, config.max_rows):
+            start, goal, before = problem.start[plans], problem.goal[plans], self.actions[plans]
+            states = self.model.rollout(start, before, config.max_rows)
+            after, _, _ = newton.refine_by_rollout(self.model, how, steps, states, before, goal)
+            moving = (self.active[plans] > 0) & all_finite(after)
+            self.actions[plans] = torch.where(moving[:, None, None], after, before)
+        calls = how.calls(self.trajectory, self.actions) + config.horizon
+        self.model_calls += config.horizon + calls * steps
+
+    def tell(self) -> None:
+        """The best plan per problem, to whoever traces them."""
+        if self.trace is not None:
+            cost, rows = self.best_rows()
+            actions = self.best_actions[rows]
+            self.trace(Moment(self.iteration, self.model_calls, actions, cost))
+
+    def best_rows(self) -> tuple[Tensor, Tensor]:
+        """Each problem's least cost `(B,)`, and which of the N plans has it."""
+        cost, which = self.best_cost.view(-1, self.config.candidates).min(-1)
+        first = torch.arange(len(which), device=which.device) * self.config.candidates
+        return cost, first + which
 
     def judge(self, with_gradient: bool = False, follow: bool = False) -> Tensor:
         """Roll the actions out, keep what is better than the best so far; the cost's gradient.
@@ -267,6 +313,7 @@ class _Search:
         `follow` blends the virtual states with the rollout.
         """
         config, problem = self.config, self.problem
+        self.model_calls += config.horizon * (1 + with_gradient)
         gradient = torch.empty_like(self.actions) if with_gradient else self.actions
         for plans in plan_blocks(problem.plans, config.max_rows):
             with torch.set_grad_enabled(with_gradient):
@@ -275,7 +322,7 @@ class _Search:
                 cost = rollout_cost(states, problem.goal[plans], problem.goal_feature_weight)
                 if with_gradient:
                     (found,) = torch.autograd.grad(cost.sum(), actions, allow_unused=True)
-                    gradient[plans] = self.model.needed(found)
+                    gradient[plans] = needed(found)
                     self.sound[plans] &= all_finite(gradient[plans])
             states, cost = states.detach(), cost.detach()
             arrived = torch.isfinite(cost) & all_finite(states)
@@ -306,8 +353,7 @@ class _Search:
         config, problem = self.config, self.problem
         shape = (problem.plans // config.candidates, config.candidates)
         cost = self.best_cost.view(shape)
-        best = cost.argmin(-1)
-        rows = torch.arange(shape[0], device=best.device) * config.candidates + best
+        best_cost, rows = self.best_rows()
         finite = torch.isfinite(cost)
         history = self.loss_history.unflatten(-1, shape)
         sound = self.sound.view(shape)
@@ -318,21 +364,16 @@ class _Search:
         return Plan(
             actions=self.best_actions[rows],
             states=states,
-            cost=cost.gather(1, best[:, None])[:, 0],
+            cost=best_cost,
             candidate_cost=cost,
             loss_history=history,
             iterations=config.iterations,
+            model_calls=self.model_calls,
             finite=finite.any(-1),
             backend=grasp_kernels.backend_for(problem.start.device, problem.start.dtype),
             path=path,
             snapshots=self.snapshots,
         )
-
-
-def plan_blocks(plans: int, max_rows: int | None) -> list[slice]:
-    """All plans in blocks of at most `max_rows`."""
-    rows = max_rows or max(plans, 1)
-    return [slice(n, n + rows) for n in range(0, plans, rows)]
 
 
 def all_finite(values: Tensor) -> Tensor:
@@ -344,88 +385,3 @@ def rollout_cost(states: Tensor, goal: Tensor, weight: Tensor | None) -> Tensor:
     """`sum_d weight_d (s_T - g)_d^2`, `(N,)`: the goal term of the lifted loss at T."""
     last = states[:, -2:]
     return lifted_loss(last[:, 1:], last, goal, goal_weight=1.0, feature_weight=weight).goal
-
-
-def schedule_table(config: GraspConfig, like: Tensor) -> Tensor:
-    """`(K, 2)` on the device: goal weight and noise scale of every iteration."""
-    assert isinstance(config.goal_weight, Schedule)
-    assert isinstance(config.noise_scale, Schedule)
-    count = config.iterations
-    rows = [
-        (config.goal_weight(k, count), config.noise_scale(k, count)) for k in range(1, count + 1)
-    ]
-    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    return torch.tensor(rows, dtype=dtype, device="cpu").reshape(-1, 2).to(like.device)
-
-
-def state_noise(
-    config: GraspConfig, problem: Problem, *, iteration: int, first_step: int, steps: int
-) -> Tensor:
-    """The noise `(N, steps, D)` of rows `first_step ...` of the trajectory."""
-    return gaussian_noise(
-        problem.plans,
-        steps,
-        problem.state_features,
-        seed=config.seed,
-        iteration=iteration,
-        plan_ids=problem.plan_ids,
-        noise=config.noise,
-        modes=config.noise_modes,
-        first_step=first_step,
-        horizon=config.horizon,
-        dtype=problem.start.dtype,
-    )
-
-
-def initialise(model: Any, config: GraspConfig, problem: Problem) -> tuple[Tensor, Tensor]:
-    """The first trajectory `(N, T + 1, D)` and actions `(N, T, A)`."""
-    steps = config.horizon
-    actions = problem.actions.clone()
-    if config.initial_actions_scale:
-        xi = gaussian_noise(
-            problem.plans,
-            steps,
-            problem.action_features,
-            seed=config.seed,
-            iteration=INITIAL_ACTIONS,
-            plan_ids=problem.plan_ids,
-            noise="white" if config.noise == "white" else "bridge",
-            modes=config.noise_modes,
-            dtype=actions.dtype,
-        )
-        # The first candidate of each problem keeps the actions as given, so a warm start is never
-        # lost.
-        first = torch.arange(problem.plans, device=xi.device) % config.candidates == 0
-        actions += torch.where(first[:, None, None], 0.0, config.initial_actions_scale * xi)
-    if problem.action_low is not None:
-        actions = actions.maximum(problem.action_low)
-    if problem.action_high is not None:
-        actions = actions.minimum(problem.action_high)
-    if config.initialization == "rollout" or problem.warm:
-        blocks = plan_blocks(problem.plans, config.max_rows)
-        parts = [model.rollout(problem.start[plans], actions[plans]) for plans in blocks]
-        trajectory = (
-            torch.cat(parts) if parts else actions.new_empty(0, steps + 1, problem.state_features)
-        )
-    else:
-        progress = torch.linspace(0, 1, steps + 1, dtype=actions.dtype, device=actions.device)
-        trajectory = torch.lerp(problem.start[:, None], problem.goal[:, None], progress[:, None])
-    if config.initial_noise_scale and config.noise != "none":
-        xi = state_noise(config, problem, iteration=INITIALISATION, first_step=1, steps=steps - 1)
-        trajectory[:, 1:-1] += config.initial_noise_scale * xi
-    if config.terminal == "fixed":
-        trajectory[:, -1] = problem.goal
-    return trajectory.contiguous(), actions
-
-
-def warn_non_finite(sound: Tensor, problem_ids: Tensor) -> None:
-    """Name every plan that met a NaN or an infinity."""
-    broken = (~sound).nonzero().tolist()
-    names = ", ".join(f"plan_id {int(problem_ids[b])} candidate {r}" for b, r in broken[:10])
-    more = f" and {len(broken) - 10} more" if len(broken) > 10 else ""
-    warnings.warn(
-        f"non-finite numbers in {len(broken)} of {sound.numel()} candidates: {names}{more}. "
-        "Their best finite rollout, if any, is kept; all other plans are unaffected.",
-        NonFiniteWarning,
-        stacklevel=4,
-    )

@@ -1,4 +1,7 @@
-"""Pictures of plans in the plane: the maze, the virtual states as they form, the executed path."""
+"""Pictures of plans: the scene, the virtual states as they form, the executed path.
+
+What is drawn is up to the task: its `positions`, `draw_scene` and `draw_pose`.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,9 @@ from grasp_planner.plan import Plan
 from grasp_planner.tasks import Problems, Task
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
-WALL, OUTSIDE = "#3b4252", "#f4f4f1"
 VIRTUAL, CHOSEN, EXECUTED, START, GOAL, MISSED = (
     "#9db4d0",
     "#2b6cb0",
@@ -35,32 +38,22 @@ def _pyplot() -> Any:
     return plt
 
 
-def draw_map(axes: Axes, task: Task) -> None:
-    """The walls of a task, nothing else."""
-    from matplotlib.patches import Rectangle
-
-    extent = task.extent
-    axes.set_xlim(extent.x_min, extent.x_max)
-    axes.set_ylim(extent.y_min, extent.y_max)
-    axes.set_aspect("equal")
-    axes.set_facecolor(OUTSIDE)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for wall in task.walls:
-        size = (wall.x_max - wall.x_min, wall.y_max - wall.y_min)
-        axes.add_patch(Rectangle((wall.x_min, wall.y_min), *size, color=WALL, linewidth=0))
-
-
-def _mark(axes: Axes, task: Task, start: Tensor, goal: Tensor) -> None:
+def draw_problem(axes: Axes, task: Task, problems: Problems, problem: int) -> None:
+    """The scene, the body at its start and at its goal, and how close to the goal is enough."""
     from matplotlib.patches import Circle
 
-    x, y = task.position
-    axes.plot(float(start[x]), float(start[y]), "o", color=START, markersize=6, zorder=5)
-    axes.plot(float(goal[x]), float(goal[y]), "*", color=GOAL, markersize=11, zorder=5)
-    ring = Circle(
-        (float(goal[x]), float(goal[y])), task.success_radius, fill=False, color=GOAL, linestyle=":"
-    )
-    axes.add_patch(ring)
+    axes.set_aspect("equal")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    task.draw_scene(axes)
+    start, goal = problems.environment_start[problem], problems.environment_goal[problem]
+    task.draw_pose(axes, start, START)
+    task.draw_pose(axes, goal, GOAL)
+    x, y = task.environment_positions(goal).tolist()
+    axes.plot(x, y, "*", color=GOAL, markersize=11, zorder=7)
+    if task.goal_ring:
+        ring = Circle((x, y), task.success_radius, fill=False, color=GOAL, linestyle=":", zorder=7)
+        axes.add_patch(ring)
 
 
 def draw_plan(
@@ -68,38 +61,34 @@ def draw_plan(
 ) -> None:
     """How one plan came about: virtual states at the kept iterations, then the executed path.
 
-    Needs `plan.snapshots`; `executed` is `(B, T + 1, D)`, `problem` the row to draw.
+    Needs `plan.snapshots`; `executed` is `(B, T + 1, E)`, `problem` the row to draw.
     """
     plt = _pyplot()
-    x, y = task.position
     panels = len(plan.snapshots) + 1
     columns = -(-panels // 2)
     figure, grid = plt.subplots(2, columns, figsize=(3.3 * columns, 7.1), squeeze=False)
     flat = grid.flatten()
     best = int(plan.candidate_cost[problem].argmin())
     for axes, (iteration, states) in zip(flat, sorted(plan.snapshots.items()), strict=False):
-        draw_map(axes, task)
-        for candidate in range(states.shape[1]):
+        draw_problem(axes, task, problems, problem)
+        for candidate, path_points in enumerate(task.positions(states[problem])):
             chosen = candidate == best
             axes.plot(
-                states[problem, candidate, :, x],
-                states[problem, candidate, :, y],
+                *path_points.unbind(-1),
                 ".-",
                 color=CHOSEN if chosen else VIRTUAL,
                 linewidth=1.4 if chosen else 0.6,
                 markersize=3 if chosen else 1.5,
                 zorder=3 if chosen else 2,
             )
-        _mark(axes, task, problems.start[problem], problems.goal[problem])
         axes.set_title(f"virtual states, iteration {iteration}", fontsize=9)
     axes = flat[panels - 1]
-    draw_map(axes, task)
-    model_path, real_path = plan.states[problem], executed[problem]
-    axes.plot(model_path[:, x], model_path[:, y], "-", color=CHOSEN, linewidth=1.2, label="model")
-    axes.plot(
-        real_path[:, x], real_path[:, y], "-", color=EXECUTED, linewidth=2, label="environment"
-    )
-    _mark(axes, task, problems.start[problem], problems.goal[problem])
+    draw_problem(axes, task, problems, problem)
+    expected = task.positions(plan.states[problem])
+    actual = task.environment_positions(executed[problem])
+    axes.plot(*expected.unbind(-1), "-", color=CHOSEN, linewidth=1.2, label="model")
+    axes.plot(*actual.unbind(-1), "-", color=EXECUTED, linewidth=2, label="environment")
+    task.draw_pose(axes, executed[problem, -1], EXECUTED)
     axes.legend(loc="lower left", fontsize=7, framealpha=0.9)
     axes.set_title("the chosen actions, executed", fontsize=9)
     for unused in flat[panels:]:
@@ -120,34 +109,33 @@ def animate_execution(
     plt = _pyplot()
     from matplotlib.animation import FuncAnimation, PillowWriter
 
-    x, y = task.position
     count = min(shown, len(problems))
     columns = min(count, 3)
     rows = -(-count // columns)
     figure, grid = plt.subplots(rows, columns, figsize=(2.6 * columns, 2.75 * rows), squeeze=False)
-    reached = task.reached(executed, problems).tolist()
-    trails, bodies = [], []
-    for problem, axes in enumerate(grid.flatten()):
-        if problem >= count:
-            axes.axis("off")
-            continue
-        draw_map(axes, task)
-        axes.plot(
-            plan.states[problem, :, x], plan.states[problem, :, y], color=VIRTUAL, linewidth=1
-        )
-        _mark(axes, task, problems.start[problem], problems.goal[problem])
+    reached = task.environment_reached(executed, problems).tolist()
+    actual = task.environment_positions(executed)
+    panels, trails = grid.flatten()[:count], []
+    for problem, axes in enumerate(panels):
+        draw_problem(axes, task, problems, problem)
+        expected = task.positions(plan.states[problem])
+        axes.plot(*expected.unbind(-1), color=VIRTUAL, linewidth=1)
         colour = EXECUTED if reached[problem] else MISSED
         trails.append(axes.plot([], [], color=colour, linewidth=2)[0])
-        bodies.append(axes.plot([], [], "o", color=colour, markersize=7, zorder=6)[0])
         axes.set_title("reached" if reached[problem] else "missed", fontsize=8, color=colour)
+    for unused in grid.flatten()[count:]:
+        unused.axis("off")
     figure.tight_layout()
     steps, pause = executed.shape[1], 12
+    bodies: list[Artist] = []
 
-    def frame(index: int) -> list[Any]:
+    def frame(index: int) -> list[Artist]:
         t = min(index, steps - 1)
-        for problem, (trail, body) in enumerate(zip(trails, bodies, strict=True)):
-            trail.set_data(executed[problem, : t + 1, x], executed[problem, : t + 1, y])
-            body.set_data(executed[problem, t : t + 1, x], executed[problem, t : t + 1, y])
+        while bodies:
+            bodies.pop().remove()
+        for problem, (axes, trail) in enumerate(zip(panels, trails, strict=True)):
+            trail.set_data(*actual[problem, : t + 1].unbind(-1))
+            bodies.extend(task.draw_pose(axes, executed[problem, t], trail.get_color()))
         return trails + bodies
 
     animation = FuncAnimation(figure, frame, frames=steps + pause, blit=False)

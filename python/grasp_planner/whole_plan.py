@@ -7,17 +7,15 @@ from one sync to the next, and one more the sync. Same variables, same noise, sa
 
 from __future__ import annotations
 
-import warnings
-import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from grasp_kernels import MLPDynamics, UnsupportedModel, mlp_lifted_plan_, mlp_rollout, mlp_sync_
-from grasp_kernels.backends import choose
-from grasp_planner.config import GraspConfig
+from grasp_kernels import MLPDynamics, mlp_lifted_plan_, mlp_sync_
+from grasp_planner.config import GAUSS_NEWTON, GraspConfig
+from grasp_planner.models import describe
 
 if TYPE_CHECKING:
     from grasp_planner.planner import _Search
@@ -26,84 +24,21 @@ WHOLE_PLAN = "whole-plan MLP kernels"
 LAUNCH = 100  # iterations at most, so that Ctrl-C and `progress` never wait for long
 
 
-class GeneralPathWarning(UserWarning):
-    """An MLP world model is planned through call by call; the message says what stands in the way.
-
-    Given once per model.
-    """
-
-
 def find_dynamics(
     world_model: Any, config: GraspConfig, start: Tensor, state_scale: Tensor | None
 ) -> tuple[MLPDynamics | None, str]:
-    """The world model's description for kernels, in the planner's units; or None, and why not.
-
-    A world model is an `MLPDynamics`, or offers one by a method `mlp_dynamics()`, which is compared
-    with the model itself before it is believed.
-    """
-    offer = getattr(world_model, "mlp_dynamics", None)
-    if isinstance(world_model, MLPDynamics):
-        dynamics = world_model
-    elif callable(offer):
-        try:
-            dynamics = offer()
-            dynamics.check_against(world_model)
-        except (UnsupportedModel, ValueError) as error:
-            _tell_once(world_model, str(error))
-            return None, f"general path: {error}"
-    else:
-        return None, "general path: the world model is no MLPDynamics and offers none"
-    return _allowed(dynamics, config, start, state_scale)
-
-
-def _allowed(
-    dynamics: MLPDynamics, config: GraspConfig, start: Tensor, state_scale: Tensor | None
-) -> tuple[MLPDynamics | None, str]:
-    backend = choose(start.device, start.dtype)
+    """A world model's description that these kernels can plan through; or None, and why not."""
     if config.state_optimizer != "sgd":
         reason = f"state_optimizer is {config.state_optimizer!r}"
     elif config.state_gradient_scale != 0.0:
         reason = f"state_gradient_scale is {config.state_gradient_scale}"
-    elif start.dtype != dynamics.compute_dtype:
-        reason = f"states are {start.dtype}"
-    elif start.shape[1] != dynamics.state_features:
-        reason = f"states have {start.shape[1]} features"  # the model's own error comes next
-    elif backend == "reference":
-        reason = "there are no fused kernels here"
-    elif not _fits(backend, dynamics):
-        reason = "the model is too wide for the GPU kernels"
+    elif config.hold != 1:
+        reason = f"actions are held for {config.hold} steps"
     else:
-        return dynamics.in_units(state_scale), WHOLE_PLAN
+        dynamics, reason = describe(world_model, start, state_scale)
+        if dynamics is not None:
+            return dynamics, WHOLE_PLAN
     return None, f"general path: {reason}"
-
-
-def _fits(backend: str, dynamics: MLPDynamics) -> bool:
-    if backend == "native":
-        return True
-    from grasp_kernels.triton import mlp_fits
-
-    return bool(mlp_fits(dynamics.structure))
-
-
-_told: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
-def _tell_once(world_model: Any, reason: str) -> None:
-    if world_model not in _told:
-        _told.add(world_model)
-        message = f"planning call by call, not by whole-plan kernels: {reason}"
-        warnings.warn(message, GeneralPathWarning, stacklevel=4)
-
-
-class Rollouts:
-    """Stands in for `CheckedModel` where rollouts are all that is asked of it."""
-
-    def __init__(self, dynamics: MLPDynamics) -> None:
-        self.dynamics = dynamics
-
-    def rollout(self, start: Tensor, actions: Tensor, max_rows: int | None = None) -> Tensor:
-        """States `(N, T + 1, D)`; memory does not grow with T, so `max_rows` is met by itself."""
-        return mlp_rollout(self.dynamics, start, actions)
 
 
 def run(
@@ -118,6 +53,7 @@ def run(
     search.snapshot(0, snapshots)
     for first, last in launches(config, snapshots):
         iterate(search, dynamics, first, last)
+        search.iteration, search.model_calls = last, search.model_calls + 2 * (last - first + 1)
         if config.sync_every and last % config.sync_every == 0 and last < config.iterations:
             sync(search, dynamics, config.sync_steps)
         search.snapshot(last, snapshots)
@@ -168,6 +104,10 @@ def iterate(search: _Search, dynamics: MLPDynamics, first: int, last: int) -> No
 def sync(search: _Search, dynamics: MLPDynamics, steps: int, follow: bool = True) -> None:
     """Gradient steps through the true rollout; the best is kept, the states follow."""
     config, problem = search.config, search.problem
+    if config.sync_optimizer == GAUSS_NEWTON:
+        search.gauss_newton(steps)
+        steps = 0
+    search.model_calls += config.horizon * (2 * steps + 1)
     mlp_sync_(
         dynamics,
         search.trajectory,
@@ -182,7 +122,7 @@ def sync(search: _Search, dynamics: MLPDynamics, steps: int, follow: bool = True
         cost_weight=problem.goal_feature_weight,
         low=problem.action_low,
         high=problem.action_high,
-        optimizer=config.sync_optimizer,
+        optimizer="adam" if steps == 0 else config.sync_optimizer,
         stop_cost=config.stop_cost,
         blend=config.sync_blend if follow else 0.0,
         terminal=config.terminal,
@@ -191,3 +131,4 @@ def sync(search: _Search, dynamics: MLPDynamics, steps: int, follow: bool = True
     )
     if config.stop_cost is not None:
         search.active = (search.best_cost > config.stop_cost).to(torch.float32)
+    search.tell()

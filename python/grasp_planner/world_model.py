@@ -96,15 +96,31 @@ def frozen(world_model: Callable[..., Tensor]) -> Iterator[None]:
                 found.restore()
 
 
+def needed(gradient: Tensor | None) -> Tensor:
+    """A gradient for the actions, which autograd gives None for if they were not used."""
+    if gradient is None:
+        raise ValueError(
+            "world_model does not use the action that it is given, or is detached from it: no "
+            "gradient can reach it"
+        )
+    return gradient
+
+
 class CheckedModel:
     """A world model in units of `scale`, its answers checked: shape, and a path from the actions.
 
     `scale` `(D,)` or None: states here are the world model's divided by it.
     """
 
-    def __init__(self, world_model: Callable[..., Tensor], scale: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        world_model: Callable[..., Tensor],
+        scale: Tensor | None = None,
+        path: str = "general path",
+    ) -> None:
         self.world_model = world_model
         self.scale = scale
+        self.path = path
 
     def __call__(self, state: Tensor, action: Tensor) -> Tensor:
         given = state if self.scale is None else state * self.scale
@@ -147,16 +163,7 @@ class CheckedModel:
     def action_gradient(self, prediction: Tensor, action: Tensor, cotangent: Tensor) -> Tensor:
         """`(dF/da)^T cotangent`: one VJP, for the actions alone."""
         (gradient,) = torch.autograd.grad(prediction, action, cotangent, allow_unused=True)
-        return self.needed(gradient)
-
-    def needed(self, gradient: Tensor | None) -> Tensor:
-        """A gradient for the actions, which autograd gives None for if they were not used."""
-        if gradient is None:
-            raise ValueError(
-                "world_model does not use the action that it is given, or is detached from it: no "
-                "gradient can reach it"
-            )
-        return gradient
+        return needed(gradient)
 
     def rollout(self, start: Tensor, actions: Tensor, max_rows: int | None = None) -> Tensor:
         """States `(N, T + 1, D)` from `start (N, D)` under `actions (N, T, A)`, differentiable.
@@ -181,6 +188,50 @@ class CheckedModel:
             states.extend(rows.unbind(0))
             state = rows[-1]
         return torch.stack(states, dim=1)
+
+    def jacobians(
+        self, states: Tensor, actions: Tensor, max_rows: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Prediction `(..., D)`, dF/ds `(..., D, D)` and dF/da `(..., D, A)`, by autograd.
+
+        One evaluation of all rows, then one VJP with all D unit cotangents of every row; of
+        `max_rows` at a time.
+        """
+        shape, (features, width) = states.shape[:-1], (states.shape[-1], actions.shape[-1])
+        rows = states.reshape(-1, features), actions.reshape(-1, width)
+        most = max_rows or max(len(rows[0]), 1)
+        parts = [
+            self._jacobians(*some) for some in zip(*(r.split(most) for r in rows), strict=True)
+        ]
+        prediction, by_state, by_action = (torch.cat(part) for part in zip(*parts, strict=True))
+        return (
+            prediction.view(*shape, features),
+            by_state.view(*shape, features, features),
+            by_action.view(*shape, features, width),
+        )
+
+    def _jacobians(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.enable_grad():
+            given = state.detach().requires_grad_(), action.detach().requires_grad_()
+            prediction = self(*given)
+        units = torch.eye(state.shape[1], dtype=state.dtype, device=state.device)
+        by_state, by_action = torch.autograd.grad(
+            prediction,
+            given,
+            units[:, None].expand(-1, len(state), -1),  # (D, rows, D)
+            is_grads_batched=True,
+            allow_unused=True,
+        )
+        by_action = needed(by_action)
+        if by_state is None:  # the next state may forget the last one
+            by_state = torch.zeros_like(units)[:, None].expand(-1, len(state), -1)
+        return prediction.detach(), by_state.transpose(0, 1), by_action.transpose(0, 1)
+
+    def plain(self, state: Tensor, action: Tensor) -> Tensor:
+        """The world model in units of `scale` and nothing else, for `torch.func` to transform."""
+        if self.scale is None:
+            return self.world_model(state, action).to(state.dtype)
+        return self.world_model(state * self.scale, action).to(state.dtype) / self.scale
 
     def _steps(self, state: Tensor, actions: Tensor) -> list[Tensor]:
         states = []

@@ -1,0 +1,148 @@
+"""LatCo: latent collocation with Lagrange multipliers on the dynamics.
+
+Rybkin et al., *Model-Based Reinforcement Learning via Latent-Space Collocation*, ICML 2021. States
+and actions are both variables, and the model's gradient goes through both of its inputs:
+
+    minimise  |x_T - g|^2_w + sum_t lambda_t |F(x_t, a_t) - x_{t+1}|^2
+
+Each multiplier grows while its constraint is violated, `lambda_t *= (violation_t / tolerance)^rate`
+within limits, so plans begin free and end dynamically consistent. Adam moves both, in place of the
+authors' Levenberg-Marquardt on states alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from grasp_kernels import action_step_
+from grasp_planner.blocks import hold_actions, sum_blocks
+from grasp_planner.models import roll_out
+from grasp_planner.options import PlannerConfig, integer, number, positive
+from grasp_planner.population import fresh_actions
+from grasp_planner.search import RolloutPlanner, Search
+from grasp_planner.world_model import needed
+
+
+@dataclass(frozen=True)
+class LatCoConfig(PlannerConfig):
+    """How to plan; what every planner has is in `PlannerConfig`, but `hold` is 5 here.
+
+    Attributes:
+        restarts: plans per problem, which differ in their first actions. >= 1; 8.
+        iterations: steps on states and actions. >= 0; 300.
+        state_lr: Adam's step on states, in units of `state_scale`. > 0; 0.05.
+        action_lr: Adam's step on actions, in units of half the box (1 where it is open). > 0; 0.05.
+        initial_multiplier: lambda at the start. > 0; 1.
+        most_multiplier: it never exceeds this. > 0; 1e4.
+        multiplier_every: iterations between its updates. >= 1; 5.
+        multiplier_rate: exponent of an update, whose factor is from 1/2 to 2. >= 0; 0.5.
+        tolerance: squared defect of a step that is good enough. > 0; 1e-4.
+        spread: of the random first actions, in units of half the box. >= 0; 1.
+    """
+
+    hold: int = integer(5, 1)
+    restarts: int = integer(8, 1)
+    iterations: int = integer(300, 0)
+    state_lr: float = positive(0.05)
+    action_lr: float = positive(0.05)
+    initial_multiplier: float = positive(1.0)
+    most_multiplier: float = positive(1e4)
+    multiplier_every: int = integer(5, 1)
+    multiplier_rate: float = number(0.5)
+    tolerance: float = positive(1e-4)
+    spread: float = number(1.0)
+
+
+class LatCoPlanner(RolloutPlanner):
+    """Latent collocation; see the module. The first restart begins at the warm start.
+
+    plan = LatCoPlanner(world_model, LatCoConfig(horizon=50, action_low=-1.0)).plan(start, goal)
+    """
+
+    config_type: ClassVar = LatCoConfig
+
+    def _samples(self) -> int:
+        return int(self.config.restarts)
+
+    def _run(self, search: Search) -> None:
+        config: LatCoConfig = self.config
+        centre, unit = search.centre, search.half_width
+        blocks = config.spread * fresh_actions(search, config.restarts, 0)
+        first = hold_actions(blocks, config.hold, config.horizon)
+        first[:, 0] = (search.warm - centre) / unit
+        actions = first.flatten(0, 1).contiguous()  # in units of half the box
+        low, high = (search.low - centre) / unit, (search.high - centre) / unit
+        actions.clamp_(low, high)
+        goal = search.goal.repeat_interleave(config.restarts, 0)
+        search.rollout(search.warm[:, None])
+        trajectory = self._straight_line(search, goal)
+        multiplier = torch.full_like(actions[..., 0], config.initial_multiplier)
+        state_memory: dict[str, Any] = {}
+        action_memory: dict[str, Any] = {}
+        for k in range(1, config.iterations + 1):
+            defect, state_gradient, action_gradient = self._gradients(
+                search, trajectory, centre + unit * actions, goal, multiplier
+            )
+            moving = trajectory[:, 1:].contiguous()
+            action_step_(moving, state_gradient, state_memory, lr=config.state_lr, optimizer="adam")
+            trajectory[:, 1:] = moving
+            held = hold_actions(
+                sum_blocks(action_gradient, config.hold), config.hold, config.horizon
+            )
+            action_step_(
+                actions,
+                (unit * held).contiguous(),
+                action_memory,
+                lr=config.action_lr,
+                low=low,
+                high=high,
+                optimizer="adam",
+                compare_bounds=False,
+            )
+            if k % config.multiplier_every == 0:
+                factor = (defect / config.tolerance).clamp(1e-12, 1e12) ** config.multiplier_rate
+                multiplier = (multiplier * factor.clamp(0.5, 2.0)).clamp_max(config.most_multiplier)
+            search.model_calls += 2
+            if k % (10 * config.multiplier_every) == 0 or k == config.iterations:
+                plans = (centre + unit * actions).unflatten(0, (-1, config.restarts))
+                search.rollout(search.clip(plans))
+            search.done(k)
+
+    @staticmethod
+    def _straight_line(search: Search, goal: Tensor) -> Tensor:
+        """From start to goal, `(N, T + 1, D)`; features without weight stay as they are."""
+        restarts = len(goal) // max(len(search.start), 1)
+        start = search.start.repeat_interleave(restarts, 0)
+        goal = torch.where(search.goal_weight > 0, goal, start)
+        steps = search.config.horizon
+        progress = torch.linspace(0, 1, steps + 1).to(start)[:, None]
+        return torch.lerp(start[:, None], goal[:, None], progress).contiguous()
+
+    @staticmethod
+    def _gradients(
+        search: Search, trajectory: Tensor, actions: Tensor, goal: Tensor, multiplier: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Squared defects `(N, T)`, gradients for states 1 ... T and for actions: one batch of N T
+        one-step rollouts, and its adjoint. What is not finite is 0."""
+        with torch.enable_grad():
+            states, controls = (
+                trajectory.detach().requires_grad_(),
+                actions.detach().requires_grad_(),
+            )
+            rows = states[:, :-1].reshape(-1, states.shape[2])
+            single = controls.reshape(-1, 1, controls.shape[2])
+            prediction = roll_out(search.model, rows, single, search.config.max_rows)[:, 1]
+            defect = (prediction.view_as(states[:, 1:]) - states[:, 1:]).square().sum(-1)
+            arrival = (search.goal_weight * (states[:, -1] - goal).square()).sum()
+            loss = (multiplier * defect).sum() + arrival
+        by_state, by_action = torch.autograd.grad(loss, (states, controls), allow_unused=True)
+        by_action = needed(by_action)
+        return (
+            torch.nan_to_num(defect.detach(), 0.0, 0.0, 0.0),
+            torch.nan_to_num(by_state[:, 1:], 0.0, 0.0, 0.0).contiguous(),
+            torch.nan_to_num(by_action, 0.0, 0.0, 0.0),
+        )

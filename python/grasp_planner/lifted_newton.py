@@ -1,0 +1,282 @@
+"""LiftedNewtonPlanner: a smooth random population finds the way, second-order steps finish it.
+
+Sampling is good at finding a way round a wall and bad at arriving; Gauss-Newton is the opposite. So
+each round rolls out a population of held random actions once, refines the best few by a handful of
+lifted Gauss-Newton steps, all time steps at once, and compares what comes out by a *robust* cost,
+the mean over a few rollouts with noise, which closes much of the gap between model and reality. The
+next rounds sample around what was found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from grasp_planner.blocks import first_of_blocks, hold_actions
+from grasp_planner.newton import PRODUCTS, NewtonSteps, refine_by_rollout, refine_lifted
+from grasp_planner.options import PlannerConfig, choice, integer, number, positive
+from grasp_planner.population import fresh_actions, pick, smallest, take, uniform
+from grasp_planner.search import RolloutPlanner, Search
+
+# Which iteration's noise is whose: a round has so many of its own, for sampling and for scoring.
+STREAMS = 8
+
+
+@dataclass(frozen=True)
+class LiftedNewtonConfig(PlannerConfig):
+    """How to plan; what every planner has is in `PlannerConfig`, but `hold` is 5 here.
+
+    Lengths in action space are in units of half the box (1 where it is open), those in state space
+    in units of `state_scale`.
+
+    Attributes:
+        rounds: of sampling, refining, comparing. >= 1; 3.
+        samples: plans of a problem that are rolled out in the first round. >= 1; 256.
+        resamples: in every later one. >= 1; 128.
+        candidates: the best of them, which are refined. 1 to `samples` and `resamples`; 8.
+        refinement: "lifted": Gauss-Newton steps on virtual states, or "rollout": through the true
+            rollout, with one more rollout per step (Levenberg-Marquardt). "lifted".
+        refine_steps: of them. >= 0; 8.
+        products: "jacobians" of every time step, "matrix-free" products of conjugate gradients, or
+            "auto": Jacobians up to 128 state features.
+        damping: lambda of a step, relative to the mean squared sensitivity; where it starts, for
+            "rollout". >= 0; 1e-3.
+        max_action_step, max_state_step: the most that a step changes a number. > 0; 0.5, 0.5.
+        spread: of fresh samples: they are clipped from a uniform distribution this wide. > 0; 1.3.
+        wander: of a fresh sample from one block to the next, where it does not jump. >= 0; 0.4.
+        elite_share, crossover_share: of a later round's samples, those near what was refined, and
+            those that take each action feature from one of two good plans; the rest is fresh. 0 to
+            1, together at most 1; 0.35, 0.25.
+        elite_noise: how near, at most. >= 0; 0.7.
+        pool: the first round's best, which crossover draws from. >= 1; 64.
+        score_rollouts: noisy rollouts that a candidate is compared by; 0 compares exact costs
+            alone. >= 0; 8.
+        score_action_noise: of each step. >= 0; 0.05.
+        score_state_noise: of the start. >= 0; 0.05.
+        score_scale: a cost c counts as `c / (c + score_scale)`: below it a plan has arrived, above
+            it is lost anyway. > 0; 0.05.
+    """
+
+    hold: int = integer(5, 1)
+    rounds: int = integer(3, 1)
+    samples: int = integer(256, 1)
+    resamples: int = integer(128, 1)
+    candidates: int = integer(8, 1)
+    refinement: str = choice("lifted", ("lifted", "rollout"))
+    refine_steps: int = integer(8, 0)
+    products: str = choice("auto", PRODUCTS)
+    damping: float = number(1e-3)
+    max_action_step: float = positive(0.5)
+    max_state_step: float = positive(0.5)
+    spread: float = positive(1.3)
+    wander: float = number(0.4)
+    elite_share: float = number(0.35, 0.0, 1.0)
+    crossover_share: float = number(0.25, 0.0, 1.0)
+    elite_noise: float = number(0.7)
+    pool: int = integer(64, 1)
+    score_rollouts: int = integer(8, 0)
+    score_action_noise: float = number(0.05)
+    score_state_noise: float = number(0.05)
+    score_scale: float = positive(0.05)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.candidates > min(self.samples, self.resamples):
+            raise ValueError(
+                f"candidates must be at most samples and resamples, got {self.candidates} of "
+                f"{self.samples} and {self.resamples}"
+            )
+        if self.elite_share + self.crossover_share > 1:
+            raise ValueError(
+                "elite_share and crossover_share must be at most 1 together, got "
+                f"{self.elite_share} and {self.crossover_share}"
+            )
+
+
+class LiftedNewtonPlanner(RolloutPlanner):
+    """Population and lifted Gauss-Newton; see the module.
+
+        planner = LiftedNewtonPlanner(world_model, LiftedNewtonConfig(horizon=50, action_low=-1.0))
+        plan = planner.plan(start, goal)      # start, goal (B, D); plan.actions (B, T, A)
+
+    The plan returned is the candidate with the best robust cost; its own cost is that of its exact
+    rollout. A warm start is the first sample, and a candidate as it is.
+    """
+
+    config_type: ClassVar = LiftedNewtonConfig
+
+    def _samples(self) -> int:
+        config: LiftedNewtonConfig = self.config
+        return max(
+            config.samples, config.resamples, config.candidates * (config.score_rollouts + 1)
+        )
+
+    def _run(self, search: Search) -> None:
+        _Population(search).run()
+
+
+class _Population:
+    """The rounds. Blocks of actions are `(B, R, K, A)`, one action per `hold` steps."""
+
+    def __init__(self, search: Search) -> None:
+        self.search = search
+        self.config: LiftedNewtonConfig = search.config
+        self.archive = _Archive(search)
+        problem, unit = search.problem, search.half_width
+        self.steps = NewtonSteps(
+            goal_weight=search.goal_weight,
+            hold=self.config.hold,
+            low=search.low,
+            high=search.high,
+            max_action_step=self.config.max_action_step * float(unit.max()) if len(unit) else 1.0,
+            max_state_step=self.config.max_state_step,
+            damping=self.config.damping,
+            products=self.config.products,
+            max_rows=self.config.max_rows,
+        )
+        self.width = problem.action_features
+
+    def run(self) -> None:
+        config, search = self.config, self.search
+        for r in range(config.rounds):
+            blocks = self.first_samples() if r == 0 else self.later_samples(r)
+            states = search.imagine(self.held(blocks))
+            cost = search.cost_of(states)
+            if r == 0:
+                self.pool = take(blocks, smallest(cost, config.pool))
+            chosen = smallest(cost, config.candidates)
+            refined = self.refine(take(blocks, chosen), take(states, chosen))
+            if r == 0:  # the warm start as it is, too
+                refined = torch.cat((refined, blocks[:, :1]), 1)
+            self.archive.add(refined, *self.score(refined))
+            search.done(r + 1)
+
+    def refine(self, blocks: Tensor, states: Tensor) -> Tensor:
+        """Second-order steps on the chosen candidates."""
+        search, config = self.search, self.config
+        count = blocks.shape[1]
+        rows, goal = states.flatten(0, 1), search.goal.repeat_interleave(count, 0)
+        actions = self.held(blocks).flatten(0, 1)
+        if config.refinement == "lifted":
+            actions = refine_lifted(
+                search.model, self.steps, config.refine_steps, rows, actions, goal
+            )
+            search.model_calls += self.steps.calls(rows, actions) * config.refine_steps
+        else:
+            actions, _, _ = refine_by_rollout(
+                search.model, self.steps, config.refine_steps, rows, actions, goal
+            )
+            calls = self.steps.calls(rows, actions) + config.horizon
+            search.model_calls += calls * config.refine_steps
+        return first_of_blocks(actions, config.hold).unflatten(0, (len(blocks), count))
+
+    # ------------------------------------------------------------------------------------- samples
+
+    def held(self, blocks: Tensor) -> Tensor:
+        return hold_actions(blocks, self.config.hold, self.config.horizon)
+
+    def noise(self, count: int, stream: int) -> Tensor:
+        return self.search.normals(count, self.config.blocks, self.width, stream)
+
+    def fresh(self, count: int, stream: int) -> Tensor:
+        search = self.search
+        values = fresh_actions(
+            search, count, stream, spread=self.config.spread, wander=self.config.wander
+        )
+        return search.clip(search.centre + search.half_width * values)
+
+    def first_samples(self) -> Tensor:
+        """The warm start (or no action), and fresh ones."""
+        blocks = self.fresh(self.config.samples, 0)
+        blocks[:, 0] = self.search.clip(first_of_blocks(self.search.warm, self.config.hold))
+        return blocks
+
+    def later_samples(self, r: int) -> Tensor:
+        """Around what was refined, across it and the pool, and fresh ones again."""
+        config = self.config
+        near = int(config.elite_share * config.resamples)
+        crossed = int(config.crossover_share * config.resamples)
+        stream = STREAMS * r
+        return torch.cat(
+            (
+                self.fresh(config.resamples - near - crossed, stream),
+                self.near_elites(near, stream + 3),
+                self.crossed(crossed, stream + 5),
+            ),
+            1,
+        )
+
+    def near_elites(self, count: int, stream: int) -> Tensor:
+        """The best of the archive, each with its own amount of noise that is smooth in time."""
+        search = self.search
+        elites = self.archive.best(self.config.candidates)
+        which = torch.arange(count, device=elites.device) % max(elites.shape[1], 1)
+        noise, sizes = self.noise(count, stream), self.noise(count, stream + 1)
+        smooth = [noise[:, :, 0]]
+        for k in range(1, self.config.blocks):
+            smooth.append(0.7 * smooth[-1] + 0.51**0.5 * noise[:, :, k])
+        size = self.config.elite_noise * uniform(sizes[:, :, :1, :1])
+        return search.clip(elites[:, which] + size * search.half_width * torch.stack(smooth, 2))
+
+    def crossed(self, count: int, stream: int) -> Tensor:
+        """Each action feature from an elite or from one of the pool."""
+        elites = self.archive.best(self.config.candidates)
+        coins = uniform(self.noise(count, stream))
+        a = pick(elites, coins[:, :, 0, 0])
+        b = pick(self.pool, uniform(self.noise(count, stream + 1))[:, :, 0, 0])
+        return torch.where(coins[:, :, -1:] < 0.5, a, b)
+
+    # ----------------------------------------------------------------------------------- the score
+
+    def score(self, blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Robust cost of candidates `(B, R)`; states and cost of their exact rollouts."""
+        config, search = self.config, self.search
+        actions = self.held(blocks)
+        count = actions.shape[1]
+        copies = config.score_rollouts + 1  # the first one is exact
+        # Common random numbers: all candidates, in all rounds, meet the same noise.
+        shape = (config.horizon, self.width)
+        shake = search.normals(copies, *shape, STREAMS * config.rounds)[:, None]
+        shake[:, :, 0] = 0
+        start_shake = search.normals(copies, 1, search.start.shape[1], STREAMS * config.rounds + 1)
+        start_shake[:, 0] = 0
+        noisy = actions[:, :, None] + config.score_action_noise * search.half_width * shake
+        start = search.start[:, None] + config.score_state_noise * start_shake[:, :, 0]
+        start = start[:, None].expand(-1, count, -1, -1)
+        states = search.imagine(search.clip(noisy).flatten(1, 2), start.flatten(1, 2))
+        cost = search.cost_of(states).unflatten(1, (count, copies))
+        exact_states = states.unflatten(1, (count, copies))[:, :, 0]
+        share = cost / (cost + config.score_scale)
+        share = torch.where(torch.isfinite(cost), share, torch.inf)
+        robust = share[:, :, 0] + (share[:, :, 1:].mean(2) if copies > 1 else 0.0)
+        return robust, exact_states, cost[:, :, 0]
+
+
+class _Archive:
+    """Every refined candidate and its score; the best becomes the search's."""
+
+    def __init__(self, search: Search) -> None:
+        self.search = search
+        self.blocks: Tensor | None = None
+        self.scores: Tensor | None = None
+        self.best_score = torch.full_like(search.best_cost, torch.inf)
+
+    def add(self, blocks: Tensor, scores: Tensor, states: Tensor, cost: Tensor) -> None:
+        search = self.search
+        self.blocks = blocks if self.blocks is None else torch.cat((self.blocks, blocks), 1)
+        self.scores = scores if self.scores is None else torch.cat((self.scores, scores), 1)
+        least, which = scores.min(1)
+        rows = torch.arange(len(which), device=which.device)
+        better = least < self.best_score
+        config = search.config
+        actions = hold_actions(blocks[rows, which], config.hold, config.horizon)
+        search.choose(better, actions, states[rows, which], cost[rows, which])
+        self.best_score = torch.where(better, least, self.best_score)
+
+    def best(self, count: int) -> Tensor:
+        assert self.blocks is not None
+        assert self.scores is not None
+        return take(self.blocks, smallest(self.scores, count))

@@ -1,0 +1,140 @@
+"""Second-order refinement of plans: lifted, all time steps at once, or through the true rollout.
+
+Both take damped Gauss-Newton steps on the goal error at the end of the plan, for held actions in a
+box. They differ in where the model is linearised: around virtual states, which the step then moves
+(and whose defects it closes), or around the true rollout of the actions, with a rollout after every
+step to see whether it was a good one (Levenberg-Marquardt).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from grasp_kernels import lifted_newton_step_
+from grasp_kernels.reference import block_sum
+from grasp_planner.initial import plan_blocks
+from grasp_planner.matrix_free import matrix_free_calls, matrix_free_newton_step_
+from grasp_planner.models import KernelModel, roll_out
+from grasp_planner.world_model import CheckedModel
+
+PRODUCTS = ("auto", "jacobians", "matrix-free")
+MOST_JACOBIAN_FEATURES = 128
+SMALLER, LARGER = 0.25, 6.0  # the damping's factor after a step that was good, and one that was not
+
+
+@dataclass(frozen=True)
+class NewtonSteps:
+    """How to step; tensors on the plans' device, the rest as in `LiftedNewtonConfig`."""
+
+    goal_weight: Tensor
+    hold: int
+    low: Tensor
+    high: Tensor
+    max_action_step: float = 0.5
+    max_state_step: float = 0.5
+    damping: float = 1e-3
+    products: str = "auto"
+    max_rows: int | None = None
+
+    def by_jacobians(self, features: int) -> bool:
+        """Whether a step of so many state features makes them."""
+        few = features <= MOST_JACOBIAN_FEATURES
+        return self.products == "jacobians" or (self.products == "auto" and few)
+
+    def calls(self, trajectory: Tensor, actions: Tensor) -> int:
+        """Dependent model calls of one step."""
+        if self.by_jacobians(trajectory.shape[2]):
+            return 2
+        _, horizon, width = actions.shape
+        return matrix_free_calls(horizon, width, self.hold)
+
+    def step_(
+        self,
+        model: KernelModel | CheckedModel,
+        trajectory: Tensor,
+        actions: Tensor,
+        goal: Tensor,
+        damping: Tensor,
+    ) -> None:
+        """One step, in place on `trajectory (N, T + 1, D)` and `actions (N, T, A)`."""
+        if self.by_jacobians(trajectory.shape[2]):
+            lifted_newton_step_(
+                trajectory,
+                actions,
+                *model.jacobians(trajectory[:, :-1], actions, self.max_rows),
+                goal,
+                damping=damping,
+                goal_weight=self.goal_weight,
+                hold=self.hold,
+                low=self.low,
+                high=self.high,
+                max_action_step=self.max_action_step,
+                max_state_step=self.max_state_step,
+                compare_bounds=False,
+            )
+        else:
+            for plans in plan_blocks(len(goal), self.max_rows):
+                matrix_free_newton_step_(
+                    model.plain,
+                    trajectory[plans],
+                    actions[plans],
+                    goal[plans],
+                    damping=damping[plans],
+                    goal_weight=self.goal_weight,
+                    hold=self.hold,
+                    low=self.low,
+                    high=self.high,
+                    max_action_step=self.max_action_step,
+                    max_state_step=self.max_state_step,
+                    max_rows=self.max_rows,
+                )
+
+
+def refine_lifted(
+    model: KernelModel | CheckedModel,
+    steps: NewtonSteps,
+    count: int,
+    states: Tensor,
+    actions: Tensor,
+    goal: Tensor,
+) -> Tensor:
+    """Actions `(N, T, A)` after `count` lifted steps from a rollout `states (N, T + 1, D)`."""
+    trajectory, actions = states.clone(), actions.clone()
+    damping = goal.new_full((len(goal),), steps.damping)
+    for _ in range(count):
+        steps.step_(model, trajectory, actions, goal, damping)
+    return actions
+
+
+def refine_by_rollout(
+    model: KernelModel | CheckedModel,
+    steps: NewtonSteps,
+    count: int,
+    states: Tensor,
+    actions: Tensor,
+    goal: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Actions, states and cost `(N,)` after `count` steps through the rollout, never worse ones."""
+    damping = goal.new_full((len(goal),), steps.damping)
+    cost = terminal_cost(states, goal, steps.goal_weight)
+    for _ in range(count):
+        trial_states, trial = states.clone(), actions.clone()
+        steps.step_(model, trial_states, trial, goal, damping)
+        trial_states = roll_out(model, states[:, 0], trial, steps.max_rows)
+        trial_cost = terminal_cost(trial_states, goal, steps.goal_weight)
+        better = trial_cost < cost
+        cost = torch.where(better, trial_cost, cost)
+        actions = torch.where(better[:, None, None], trial, actions)
+        states = torch.where(better[:, None, None], trial_states, states)
+        damping = damping * torch.where(better, SMALLER, LARGER)
+    return actions, states, cost
+
+
+def terminal_cost(states: Tensor, goal: Tensor, weight: Tensor) -> Tensor:
+    """`sum_d w_d (s_T - g)_d^2` of states `(..., T + 1, D)`; inf where a state is not finite."""
+    cost = block_sum(weight * (states[..., -1, :] - goal).square())
+    finite = torch.isfinite(states).flatten(-2).all(-1) & torch.isfinite(cost)
+    return torch.where(finite, cost, torch.inf)

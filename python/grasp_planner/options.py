@@ -1,0 +1,179 @@
+"""What every planner's settings share, and how settings say what they accept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
+from typing import Any
+
+from grasp_planner.schedules import Schedule
+
+Bound = float | tuple[float, ...]
+CHECK = "check"  # the key of a field's check in its metadata
+
+
+def integer(default: int | None, low: int, high: float = math.inf) -> Any:
+    """A field of `low <= int <= high`; of None too, if that is the default."""
+    return _checked(default, lambda name, value: _check_int(name, value, low, high))
+
+
+def number(default: float | None, low: float = 0.0, high: float = math.inf) -> Any:
+    """A field of finite numbers from `low` to `high`; of None too, if that is the default."""
+    return _checked(default, lambda name, value: _check_number(name, value, low, high))
+
+
+def positive(default: float) -> Any:
+    """A field of finite numbers above 0."""
+
+    def check(name: str, value: Any) -> float:
+        return _above_zero(name, _check_number(name, value, 0.0))
+
+    return _checked(default, check)
+
+
+def schedule(default: float | Schedule) -> Any:
+    """A field of `Schedule`s, or of finite numbers >= 0, which are constant ones."""
+
+    def check(name: str, value: Any) -> Schedule:
+        return value if isinstance(value, Schedule) else Schedule(_check_number(name, value, 0.0))
+
+    return _checked(default, check)
+
+
+def choice(default: str, choices: Sequence[str]) -> Any:
+    """A field of one of a few words."""
+
+    def check(name: str, value: Any) -> Any:
+        if value not in choices:
+            raise ValueError(
+                f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}"
+            )
+        return value
+
+    return _checked(default, check)
+
+
+def vector(above_zero: bool = False) -> Any:
+    """A field of None or of sequences of finite numbers >= 0."""
+
+    def check(name: str, value: Any) -> tuple[float, ...]:
+        values = _vector(name, value, 0.0)
+        return tuple(_above_zero(name, v, values) for v in values) if above_zero else values
+
+    return _checked(None, check)
+
+
+def limit() -> Any:
+    """A field of None, a number, or one number per action feature."""
+
+    def check(name: str, value: Any) -> Bound:
+        return float(value) if isinstance(value, Real) else _vector(name, value, -math.inf)
+
+    return _checked(None, check)
+
+
+def _checked(default: Any, check: Callable[[str, Any], Any]) -> Any:
+    """A field whose value `check` brings to normal form; None passes where it is the default."""
+
+    def unless_none(name: str, value: Any) -> Any:
+        return None if value is None and default is None else check(name, value)
+
+    return field(default=default, metadata={CHECK: unless_none})
+
+
+@dataclass(frozen=True)
+class PlannerConfig:
+    """The settings that every planner has. Any iterable of numbers may stand for a tuple.
+
+    Attributes:
+        horizon: T, time steps per plan. >= 1; 50.
+        hold: steps that an action is held for: actions are constant over blocks of `hold` steps,
+            the last of which may be shorter; a warm start is averaged over each block. >= 1; 1.
+        state_scale: (D,), the unit of each state feature; its standard deviation is a good choice.
+            The planner works on state / state_scale, so that one step size, one noise scale and one
+            weight mean the same for every feature. > 0; None is 1.
+        goal_feature_weight: w, (D,), on scaled states: a plan costs `sum_d w_d (s_T - g)_d^2` at
+            the end of its rollout. >= 0; None is 1.
+        action_low, action_high: the box, a number or (A,). None is unbounded.
+        max_rows: how many (plan, time) rows the world model sees at once at most. It bounds memory
+            and changes no result. >= 1; None is all.
+        action_features: A, where neither warm-start actions, bounds nor the world model tell.
+        seed: of all noise. 0 to 2**64 - 1; 0.
+    """
+
+    horizon: int = integer(50, 1)
+    hold: int = integer(1, 1)
+    state_scale: tuple[float, ...] | None = vector(above_zero=True)
+    goal_feature_weight: tuple[float, ...] | None = vector()
+    action_low: float | tuple[float, ...] | None = limit()
+    action_high: float | tuple[float, ...] | None = limit()
+    max_rows: int | None = integer(None, 1)
+    action_features: int | None = integer(None, 1)
+    seed: int = integer(0, 0, 2**64 - 1)
+
+    def __post_init__(self) -> None:
+        for given in fields(self):
+            value = given.metadata[CHECK](given.name, getattr(self, given.name))
+            # The normal form of a field, while the frozen instance is being made.
+            object.__setattr__(self, given.name, value)
+        _check_bounds(self.action_low, self.action_high)
+
+    @property
+    def blocks(self) -> int:
+        """How many different actions a plan has: `ceil(horizon / hold)`."""
+        return -(-self.horizon // self.hold)
+
+
+def _check_int(name: str, value: Any, low: int, high: float) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if not low <= int(value) <= high:
+        raise ValueError(f"{name} must be from {low} to {high}, got {value}")
+    return int(value)
+
+
+def _check_number(name: str, value: Any, low: float, high: float = math.inf) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not (math.isfinite(value) and low <= float(value) <= high):
+        raise ValueError(f"{name} must be finite and from {low:g} to {high:g}, got {value}")
+    return float(value)
+
+
+def _above_zero(name: str, value: float, shown: Any = None) -> float:
+    if value == 0:
+        raise ValueError(f"{name} must be above 0, got {value if shown is None else shown}")
+    return value
+
+
+def _vector(name: str, values: Any, low: float) -> tuple[float, ...]:
+    """A sequence of numbers as a tuple of floats; infinite ones only where `low` is."""
+    try:
+        numbers = tuple(float(v) for v in values)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be a sequence of numbers, got {values!r}") from error
+    if any(math.isnan(v) or v < low or (v == math.inf and low > -math.inf) for v in numbers):
+        raise ValueError(f"{name} must be numbers from {low:g}, got {numbers}")
+    return numbers
+
+
+def _check_bounds(low: Bound | None, high: Bound | None) -> None:
+    lows = low if isinstance(low, tuple) else (low,)
+    highs = high if isinstance(high, tuple) else (high,)
+    if len(lows) != len(highs) and 1 not in (len(lows), len(highs)):
+        raise ValueError(
+            "action_low and action_high must be as long as each other, "
+            f"got {len(lows)} and {len(highs)}"
+        )
+    for name, values in (("action_low", lows), ("action_high", highs)):
+        if any(v is not None and math.isnan(v) for v in values):
+            raise ValueError(f"{name} must not be NaN, got {values}")
+    for index in range(max(len(lows), len(highs))):
+        lower, upper = lows[index % len(lows)], highs[index % len(highs)]
+        if lower is not None and upper is not None and lower > upper:
+            raise ValueError(
+                "action_low must not be above action_high, "
+                f"got {lower} > {upper} for action {index}"
+            )
