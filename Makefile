@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan test test-slow lint format train bench bench-report performance bench-step bench-plan bench-planner aot clean
+.PHONY: help setup plan test test-slow lint format train bench bench-report performance bench-step bench-plan bench-planner table tune aot clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,9 +44,9 @@ format: setup ## let the formatters write
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(wildcard csrc/*.cpp csrc/cpu/*.cpp csrc/*.h csrc/include/grasp/*.h)
 
-train: setup ## retrain the world models: out/train-TASK (minutes)
-	$(BIN)/grasp train pointmaze-umaze
-	$(BIN)/grasp train wall-single
+train: setup ## retrain the world models: out/train-TASK (an hour)
+	for task in wall-single pointmaze-umaze pointmaze-medium push-t arm-6 arm-20 wall-pixels; do \
+	$(BIN)/grasp train $$task || exit; done
 
 bench: setup ## CPU microbenchmarks by pytest-benchmark; saved for its compare and histogram: out/benchmarks
 	$(BIN)/python -m pytest bench/test_microbenchmarks.py --benchmark-storage=file://out/benchmarks \
@@ -67,6 +67,14 @@ bench-plan: setup ## time whole-plan kernels for MLPs against the general path a
 
 bench-planner: setup ## success and time of the default settings and the paper's (minutes)
 	$(BIN)/python bench/planner.py
+
+table: setup ## every planner on every task, and write docs/results.md; goes on where it stopped: out/table
+	$(BIN)/grasp eval --horizons 50,80 --problems 24 --seed 0 --out out/table
+	$(BIN)/python -m grasp_planner.evaluation.results out/table docs/results.md
+
+PLANNER ?= lifted-newton
+tune: setup ## search a planner's settings: make tune PLANNER=cem TUNE='--tasks wall,umaze --trials 20'
+	$(BIN)/python bench/tune.py --planner $(PLANNER) $(TUNE)
 
 aot: setup ## compile every Triton kernel for named GPUs, count registers and instructions
 	$(BIN)/python -m grasp_kernels.aot

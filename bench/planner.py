@@ -15,17 +15,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from grasp_planner import tasks
-from grasp_planner.cli.arguments import positive, seed
+from grasp_planner.cli.arguments import listed, positive, seed
 from grasp_planner.cli.plan import task_config, timed_plan
+from grasp_planner.evaluation.statistics import wilson
 from rich.console import Console
 from rich.table import Table
 
@@ -37,7 +35,6 @@ SEARCHED_STEPS = {
     "wall-single": {"action_lr": 0.5, "sync_lr": 0.5},
 }
 SETTINGS = ("default", "paper", "paper, searched")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -88,10 +85,8 @@ def measure(task: tasks.Task, settings: str, seed: int, problems: int, console: 
 
 def share(reached: int, problems: int) -> str:
     """A percentage, with Wilson's 95 % interval for as many independent problems."""
-    p, z2 = reached / problems, 1.96**2
-    centre = (p + z2 / (2 * problems)) / (1 + z2 / problems)
-    spread = math.sqrt(z2 * (p * (1 - p) + z2 / (4 * problems)) / problems) / (1 + z2 / problems)
-    return f"{p:.0%} ({100 * (centre - spread):.0f}-{100 * (centre + spread):.0f})"
+    low, high = wilson(reached, problems)
+    return f"{reached / problems:.0%} ({100 * low:.0f}-{100 * high:.0f})"
 
 
 def show(console: Console, runs: list[Run]) -> None:
@@ -130,11 +125,6 @@ def show(console: Console, runs: list[Run]) -> None:
             )
     console.print(table)
     console.print(f"backend: {runs[0].backend}; {torch.get_num_threads()} CPU threads")
-
-
-def listed(parse: Callable[[str], T]) -> Callable[[str], list[T]]:
-    """An argparse type: values of another type between commas, each once."""
-    return lambda text: list(dict.fromkeys(parse(part) for part in text.split(",")))
 
 
 def task_name(text: str) -> str:

@@ -35,27 +35,33 @@ class LiftedNewtonConfig(PlannerConfig):
     Attributes:
         rounds: of sampling, refining, comparing. >= 1; 3.
         samples: plans of a problem that are rolled out in the first round. >= 1; 256.
-        resamples: in every later one. >= 1; 128.
-        candidates: the best of them, which are refined. 1 to `samples` and `resamples`; 8.
+        resamples: in every later one. >= 1; 96.
+        candidates: the best of them, which are refined. 1 to `samples` and `resamples`; 6.
         refinement: "lifted": Gauss-Newton steps on virtual states, or "rollout": through the true
             rollout, with one more rollout per step (Levenberg-Marquardt). "lifted".
-        refine_steps: of them. >= 0; 8.
+        refine_steps: of them. >= 0; 6.
+        jacobians_every: lifted steps that share one set of Jacobians; the steps in between see new
+            defects alone and cost as much as a forward pass. >= 1; None is D / 8, rounded up, so
+            that an iteration costs about as much as 8 forward passes however large states are.
         products: "jacobians" of every time step, "matrix-free" products of conjugate gradients, or
             "auto": Jacobians up to 128 state features.
         damping: lambda of a step, relative to the mean squared sensitivity; where it starts, for
             "rollout". >= 0; 1e-3.
-        max_action_step, max_state_step: the most that a step changes a number. > 0; 0.5, 0.5.
+        max_action_step, max_state_step: the most that a step changes a number. > 0; 1, 2.
         spread: of fresh samples: they are clipped from a uniform distribution this wide. > 0; 1.3.
+        least_amplitude: each fresh sample is scaled by a number from here to 1. 0 to 1; 1.
         wander: of a fresh sample from one block to the next, where it does not jump. >= 0; 0.4.
         elite_share, crossover_share: of a later round's samples, those near what was refined, and
             those that take each action feature from one of two good plans; the rest is fresh. 0 to
-            1, together at most 1; 0.35, 0.25.
+            1, together at most 1; 0.5, 0.25.
         elite_noise: how near, at most. >= 0; 0.7.
         pool: the first round's best, which crossover draws from. >= 1; 64.
         score_rollouts: noisy rollouts that a candidate is compared by; 0 compares exact costs
             alone. >= 0; 8.
         score_action_noise: of each step. >= 0; 0.05.
         score_state_noise: of the start. >= 0; 0.05.
+        effort_weight: of the mean squared action e, as `e / (1 + e)`, in the score of a candidate
+            that arrives: models err most where actions are large. 0 to 1; 0.25.
         score_scale: a cost c counts as `c / (c + score_scale)`: below it a plan has arrived, above
             it is lost anyway. > 0; 0.05.
     """
@@ -63,23 +69,26 @@ class LiftedNewtonConfig(PlannerConfig):
     hold: int = integer(5, 1)
     rounds: int = integer(3, 1)
     samples: int = integer(256, 1)
-    resamples: int = integer(128, 1)
-    candidates: int = integer(8, 1)
+    resamples: int = integer(96, 1)
+    candidates: int = integer(6, 1)
     refinement: str = choice("lifted", ("lifted", "rollout"))
-    refine_steps: int = integer(8, 0)
+    refine_steps: int = integer(6, 0)
+    jacobians_every: int | None = integer(None, 1)
     products: str = choice("auto", PRODUCTS)
     damping: float = number(1e-3)
-    max_action_step: float = positive(0.5)
-    max_state_step: float = positive(0.5)
+    max_action_step: float = positive(1.0)
+    max_state_step: float = positive(2.0)
     spread: float = positive(1.3)
+    least_amplitude: float = number(1.0, 0.0, 1.0)
     wander: float = number(0.4)
-    elite_share: float = number(0.35, 0.0, 1.0)
+    elite_share: float = number(0.5, 0.0, 1.0)
     crossover_share: float = number(0.25, 0.0, 1.0)
     elite_noise: float = number(0.7)
     pool: int = integer(64, 1)
     score_rollouts: int = integer(8, 0)
     score_action_noise: float = number(0.05)
     score_state_noise: float = number(0.05)
+    effort_weight: float = number(0.25, 0.0, 1.0)
     score_scale: float = positive(0.05)
 
     def __post_init__(self) -> None:
@@ -135,6 +144,7 @@ class _Population:
             max_state_step=self.config.max_state_step,
             damping=self.config.damping,
             products=self.config.products,
+            jacobians_every=self.config.jacobians_every or -(-problem.state_features // 8),
             max_rows=self.config.max_rows,
         )
         self.width = problem.action_features
@@ -148,10 +158,15 @@ class _Population:
             if r == 0:
                 self.pool = take(blocks, smallest(cost, config.pool))
             chosen = smallest(cost, config.candidates)
+            if r == 0:  # from no action at all the steps find a gentle plan, if there is one
+                chosen = torch.cat((torch.zeros_like(chosen[:, :1]), chosen[:, :-1]), 1)
             refined = self.refine(take(blocks, chosen), take(states, chosen))
-            if r == 0:  # the warm start as it is, too
-                refined = torch.cat((refined, blocks[:, :1]), 1)
-            self.archive.add(refined, *self.score(refined))
+            # The best as it is, too: far from a goal out of reach a step may make things worse.
+            rivals = [refined, take(blocks, smallest(cost, 1))]
+            if r == 0:  # and the warm start
+                rivals.append(blocks[:, :1])
+            compared = torch.cat(rivals, 1)
+            self.archive.add(compared, *self.score(compared))
             search.done(r + 1)
 
     def refine(self, blocks: Tensor, states: Tensor) -> Tensor:
@@ -186,7 +201,8 @@ class _Population:
         values = fresh_actions(
             search, count, stream, spread=self.config.spread, wander=self.config.wander
         )
-        return search.clip(search.centre + search.half_width * values)
+        sizes = uniform(self.noise(count, stream + 6)[:, :, :1, :1], self.config.least_amplitude)
+        return search.clip(search.centre + search.half_width * sizes * values)
 
     def first_samples(self) -> Tensor:
         """The warm start (or no action), and fresh ones."""
@@ -251,7 +267,11 @@ class _Population:
         exact_states = states.unflatten(1, (count, copies))[:, :, 0]
         share = cost / (cost + config.score_scale)
         share = torch.where(torch.isfinite(cost), share, torch.inf)
-        robust = share[:, :, 0] + (share[:, :, 1:].mean(2) if copies > 1 else 0.0)
+        exact, noisy = share[:, :, 0], share[:, :, min(1, copies - 1) :].mean(2)
+        effort = ((actions - search.centre) / search.half_width).square().mean((2, 3))
+        # Bounded, and only as far as a plan arrives: no plan that is lost wins by being lazy.
+        gentle = config.effort_weight * effort / (1 + effort) * (1 - exact) * (1 - noisy)
+        robust = torch.where(torch.isfinite(exact + noisy), exact + noisy + gentle, torch.inf)
         return robust, exact_states, cost[:, :, 0]
 
 

@@ -22,6 +22,7 @@ from grasp_planner.world_model import CheckedModel
 
 PRODUCTS = ("auto", "jacobians", "matrix-free")
 MOST_JACOBIAN_FEATURES = 128
+Linear = tuple[Tensor, ...]  # F (N, T, D), dF/ds (N, T, D, D), dF/da (N, T, D, A)
 SMALLER, LARGER = 0.25, 6.0  # the damping's factor after a step that was good, and one that was not
 
 
@@ -37,6 +38,7 @@ class NewtonSteps:
     max_state_step: float = 0.5
     damping: float = 1e-3
     products: str = "auto"
+    jacobians_every: int = 1
     max_rows: int | None = None
 
     def by_jacobians(self, features: int) -> bool:
@@ -61,36 +63,51 @@ class NewtonSteps:
     ) -> None:
         """One step, in place on `trajectory (N, T + 1, D)` and `actions (N, T, A)`."""
         if self.by_jacobians(trajectory.shape[2]):
-            lifted_newton_step_(
-                trajectory,
-                actions,
-                *model.jacobians(trajectory[:, :-1], actions, self.max_rows),
-                goal,
-                damping=damping,
+            linear = model.jacobians(trajectory[:, :-1], actions, self.max_rows)
+            self.move_(trajectory, actions, linear, goal, damping)
+            return
+        for plans in plan_blocks(len(goal), self.max_rows):
+            matrix_free_newton_step_(
+                model.plain,
+                trajectory[plans],
+                actions[plans],
+                goal[plans],
+                damping=damping[plans],
                 goal_weight=self.goal_weight,
                 hold=self.hold,
                 low=self.low,
                 high=self.high,
                 max_action_step=self.max_action_step,
                 max_state_step=self.max_state_step,
-                compare_bounds=False,
+                max_rows=self.max_rows,
             )
-        else:
-            for plans in plan_blocks(len(goal), self.max_rows):
-                matrix_free_newton_step_(
-                    model.plain,
-                    trajectory[plans],
-                    actions[plans],
-                    goal[plans],
-                    damping=damping[plans],
-                    goal_weight=self.goal_weight,
-                    hold=self.hold,
-                    low=self.low,
-                    high=self.high,
-                    max_action_step=self.max_action_step,
-                    max_state_step=self.max_state_step,
-                    max_rows=self.max_rows,
-                )
+
+    def move_(
+        self, trajectory: Tensor, actions: Tensor, linear: Linear, goal: Tensor, damping: Tensor
+    ) -> Tensor:
+        """The same step with the model linearised already; the goal error `(N,)` before it."""
+        return lifted_newton_step_(
+            trajectory,
+            actions,
+            *linear,
+            goal,
+            damping=damping,
+            goal_weight=self.goal_weight,
+            hold=self.hold,
+            low=self.low,
+            high=self.high,
+            max_action_step=self.max_action_step,
+            max_state_step=self.max_state_step,
+            compare_bounds=False,
+        ).goal_error
+
+
+def predict(
+    model: KernelModel | CheckedModel, states: Tensor, actions: Tensor, max_rows: int | None
+) -> Tensor:
+    """`F` of states `(N, T, D)` and actions `(N, T, A)`, all rows at once: one-step rollouts."""
+    rows, single = states.flatten(0, 1), actions.flatten(0, 1)[:, None]
+    return roll_out(model, rows, single, max_rows)[:, 1].view_as(states)
 
 
 def refine_lifted(
@@ -101,12 +118,44 @@ def refine_lifted(
     actions: Tensor,
     goal: Tensor,
 ) -> Tensor:
-    """Actions `(N, T, A)` after `count` lifted steps from a rollout `states (N, T + 1, D)`."""
+    """Actions `(N, T, A)` after `count` lifted steps from a rollout `states (N, T + 1, D)`.
+
+    A step is judged where the next one begins: if the goal error there, at the end of the newly
+    linearised rollout, is no smaller, the plan steps again from where it stood, damped more.
+    """
     trajectory, actions = states.clone(), actions.clone()
     damping = goal.new_full((len(goal),), steps.damping)
-    for _ in range(count):
-        steps.step_(model, trajectory, actions, goal, damping)
+    if not steps.by_jacobians(states.shape[2]):
+        for _ in range(count):
+            steps.step_(model, trajectory, actions, goal, damping)
+        return actions
+    stood: list[Tensor] = []  # trajectory, actions, and the model linearised there
+    error = torch.full_like(damping, torch.inf)
+    for k in range(count):
+        if k % steps.jacobians_every == 0:
+            linear = model.jacobians(trajectory[:, :-1], actions, steps.max_rows)
+        else:  # a chord step: new defects, old Jacobians, and the price of a forward pass
+            prediction = predict(model, trajectory[:, :-1], actions, steps.max_rows)
+            linear = (prediction, *linear[1:])
+        here = [trajectory.clone(), actions.clone(), *linear]
+        found = steps.move_(trajectory, actions, linear, goal, damping)
+        better = found < error
+        error = torch.where(better, found, error)
+        damping = damping * torch.where(better, SMALLER, LARGER)
+        if k == 0:
+            stood = here
+            continue
+        stood = [along(better, new, old) for new, old in zip(here, stood, strict=True)]
+        again = [stood[0].clone(), stood[1].clone()]
+        steps.move_(*again, tuple(stood[2:]), goal, damping)
+        trajectory = along(better, trajectory, again[0])
+        actions = along(better, actions, again[1])
     return actions
+
+
+def along(plans: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """`yes` for the plans `(N,)` that are True, else `no`, both `(N, ...)`."""
+    return torch.where(plans.view(-1, *[1] * (yes.dim() - 1)), yes, no)
 
 
 def refine_by_rollout(
@@ -127,8 +176,7 @@ def refine_by_rollout(
         trial_cost = terminal_cost(trial_states, goal, steps.goal_weight)
         better = trial_cost < cost
         cost = torch.where(better, trial_cost, cost)
-        actions = torch.where(better[:, None, None], trial, actions)
-        states = torch.where(better[:, None, None], trial_states, states)
+        actions, states = along(better, trial, actions), along(better, trial_states, states)
         damping = damping * torch.where(better, SMALLER, LARGER)
     return actions, states, cost
 

@@ -50,7 +50,7 @@ def draw_problem(axes: Axes, task: Task, problems: Problems, problem: int) -> No
     task.draw_pose(axes, start, START)
     task.draw_pose(axes, goal, GOAL)
     x, y = task.environment_positions(goal).tolist()
-    axes.plot(x, y, "*", color=GOAL, markersize=11, zorder=7)
+    axes.plot(x, y, "*", color=GOAL, markersize=8, zorder=7)
     if task.goal_ring:
         ring = Circle((x, y), task.success_radius, fill=False, color=GOAL, linestyle=":", zorder=7)
         axes.add_patch(ring)

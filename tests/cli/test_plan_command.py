@@ -59,6 +59,25 @@ def test_writes_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "success in the environment" in capsys.readouterr().out
 
 
+def test_an_arm_is_planned_and_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("mujoco")
+    out = ["--out", str(tmp_path), "--min-success", "0"]
+    assert status_of("plan", "arm-6", *SMALL, *out) == 0
+    report = json.loads((tmp_path / "plan.json").read_text())
+    assert len(report["environment_goal"][0]) == 14
+    with Image.open(tmp_path / "plan.png") as picture:
+        assert min(picture.size) > 300
+    assert (tmp_path / "plan.gif").exists()
+
+
+def test_an_alias_plans_the_task_at_its_own_horizon(tmp_path: Path) -> None:
+    arguments = ["--paper", "--problems", "1", "--iterations", "0", "--no-pictures"]
+    assert status_of("plan", "wall", *arguments, "--min-success", "0", "--out", str(tmp_path)) == 0
+    report = json.loads((tmp_path / "plan.json").read_text())
+    assert report["task"] == "wall-single"
+    assert report["horizon"] == tasks.task_class("wall").horizons[0]
+
+
 def test_same_seed_same_plan(tmp_path: Path) -> None:
     reports = []
     for run in "ab":

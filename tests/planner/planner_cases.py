@@ -6,7 +6,24 @@ import weakref
 from typing import Any
 
 import torch
-from grasp_planner import GraspConfig, GraspPlanner, Plan
+from grasp_planner import (
+    CEMConfig,
+    CEMPlanner,
+    GradientConfig,
+    GradientPlanner,
+    GraspConfig,
+    GraspPlanner,
+    ICEMConfig,
+    ICEMPlanner,
+    LatCoConfig,
+    LatCoPlanner,
+    LiftedNewtonConfig,
+    LiftedNewtonPlanner,
+    MPPIConfig,
+    MPPIPlanner,
+    Plan,
+    Planner,
+)
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -67,6 +84,75 @@ def problems(count: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Te
 def solve(model: Any, count: int = 3, **changes: Any) -> Plan:
     dtype = changes.pop("dtype", torch.float32)
     return GraspPlanner(model, config(**changes)).plan(*problems(count, dtype))
+
+
+# Every planner, quick, with every part of its loop in it. Of 7 steps, held by 2, the last is alone.
+PROBLEM: dict[str, Any] = {
+    "horizon": 7,
+    "action_features": ACTION,
+    "action_low": -1.0,
+    "action_high": 1.0,
+    "seed": 3,
+}
+SMALL_POPULATION: dict[str, Any] = {
+    "hold": 2,
+    "rounds": 2,
+    "samples": 12,
+    "resamples": 8,
+    "candidates": 3,
+    "refine_steps": 3,
+    "pool": 6,
+    "score_rollouts": 2,
+}
+KINDS: dict[str, tuple[type[Planner], Any, dict[str, Any]]] = {
+    "cem": (CEMPlanner, CEMConfig, {"hold": 2, "samples": 12, "iterations": 4, "elites": 3}),
+    "icem": (
+        ICEMPlanner,
+        ICEMConfig,
+        {"hold": 2, "samples": 12, "least_samples": 6, "iterations": 4, "elites": 3, "kept": 0.5},
+    ),
+    "mppi": (MPPIPlanner, MPPIConfig, {"hold": 2, "samples": 12, "iterations": 4}),
+    "gradient": (GradientPlanner, GradientConfig, {"hold": 2, "restarts": 3, "iterations": 6}),
+    "latco": (
+        LatCoPlanner,
+        LatCoConfig,
+        {
+            "hold": 2,
+            "restarts": 2,
+            "iterations": 12,
+            "multiplier_every": 1,
+            "action_lr": 0.1,
+            "last_lr": 0.5,
+        },
+    ),
+    "lifted-newton": (LiftedNewtonPlanner, LiftedNewtonConfig, SMALL_POPULATION),
+    "lifted-newton rollout": (
+        LiftedNewtonPlanner,
+        LiftedNewtonConfig,
+        {**SMALL_POPULATION, "refinement": "rollout"},
+    ),
+    "lifted-newton matrix-free": (
+        LiftedNewtonPlanner,
+        LiftedNewtonConfig,
+        {
+            **SMALL_POPULATION,
+            "products": "matrix-free",
+            "hold": 4,
+            "candidates": 2,
+            "refine_steps": 1,
+        },
+    ),
+    "grasp": (GraspPlanner, config, {}),
+    "grasp held": (GraspPlanner, config, {"hold": 2, "initial_actions_scale": 0.3}),
+    "grasp gauss-newton": (GraspPlanner, config, {"sync_optimizer": "gauss-newton"}),
+}
+NEWTON = tuple(kind for kind in KINDS if "newton" in kind)
+ITERATED = tuple(kind for kind in KINDS if not kind.startswith("lifted"))  # those have rounds
+
+
+def planner(kind: str, model: Any, **changes: Any) -> Planner:
+    make, settings, defaults = KINDS[kind]
+    return make(model, settings(**{**PROBLEM, **defaults, **changes}))
 
 
 PER_PROBLEM = ("actions", "states", "cost", "candidate_cost", "finite")

@@ -6,7 +6,7 @@ import math
 from dataclasses import FrozenInstanceError, fields
 
 import pytest
-from grasp_planner import GraspConfig, Schedule
+from grasp_planner import GraspConfig, PlannerConfig, Schedule
 
 NAN, INF = math.nan, math.inf
 BAD = [
@@ -45,6 +45,7 @@ BAD = [
     ("state_scale", (1.0, -1.0)),
     ("state_scale", (NAN,)),
     ("state_scale", 2.0),
+    *(("hold", bad) for bad in (0, -1, 2.0, None)),
     ("feature_weight", (-1.0,)),
     ("feature_weight", (INF,)),
     ("goal_feature_weight", (-1.0, 1.0)),
@@ -101,7 +102,7 @@ def test_frozen_hashable_and_documented() -> None:
         settings.horizon = 3
     assert hash(settings) == hash(GraspConfig(state_scale=(1.0, 2.0)))
     for field in fields(GraspConfig):
-        assert field.name in GraspConfig.__doc__
+        assert field.name in GraspConfig.__doc__ + PlannerConfig.__doc__
 
 
 def test_schedules() -> None:

@@ -15,6 +15,7 @@ from grasp_planner import (
     NonFiniteWarning,
     Plan,
     Schedule,
+    models,
     tasks,
     whole_plan,
 )
@@ -65,6 +66,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "scaled": {"state_scale": (0.5, 2.0, 1.0, 3.0)},
     "rolled out first": {"initialization": "rollout", "initial_actions_scale": 0.3},
     "blend": {"sync_blend": 0.4, "sync_optimizer": "sgd"},
+    "gauss-newton": {"sync_optimizer": "gauss-newton", "stop_cost": 0.1},
     "never synced": {"sync_every": 0},
     "stops": {"stop_cost": 0.5},
     "unbounded": {"action_low": None, "action_high": None},
@@ -132,6 +134,7 @@ def test_shipped_tasks_have_the_same_success(name: str) -> None:
     [
         ({"state_optimizer": "adam"}, "state_optimizer is 'adam'"),
         ({"state_gradient_scale": 0.5}, "state_gradient_scale is 0.5"),
+        ({"hold": 3}, "actions are held for 3 steps"),
     ],
 )
 def test_settings_that_need_the_general_path(changes: dict[str, Any], reason: str) -> None:
@@ -147,7 +150,7 @@ def test_float64_states_take_the_general_path() -> None:
 
 
 def test_without_the_extension_there_is_nothing_to_win(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(whole_plan, "choose", lambda device, dtype: "reference")
+    monkeypatch.setattr(models, "choose", lambda device, dtype: "reference")
     plan = GraspPlanner(model(), cases.config()).plan(*cases.problems(1))
     assert plan.path == "general path: there are no fused kernels here"
 

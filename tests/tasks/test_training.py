@@ -21,7 +21,7 @@ from grasp_planner.tasks.training import (
     TrainingInterrupted,
     train,
 )
-from grasp_planner.tasks.wall_single.environment import WallSingle
+from grasp_planner.tasks.wall_single import WallSingleTask
 
 TINY = Recipe(
     transitions=12_000,
@@ -38,7 +38,7 @@ class Killed(BaseException):
 
 
 def weights(folder: Path, **options) -> dict[str, torch.Tensor]:
-    return train("wall-single", WallSingle, TINY, folder, **options).state_dict()
+    return train(WallSingleTask, TINY, folder, **options).state_dict()
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_another_recipe_is_refused_by_name(tmp_path) -> None:
     weights(tmp_path)
     other = Recipe(**{**TINY.__dict__, "seed": 4})
     with pytest.raises(CheckpointMismatchError, match="seed was 3, now 4"):
-        train("wall-single", WallSingle, other, tmp_path)
+        train(WallSingleTask, other, tmp_path)
 
 
 def test_recipes_scale_and_are_checked() -> None:
@@ -131,7 +131,8 @@ def parse(*words: str) -> argparse.Namespace:
 
 def test_the_command_writes_weights_card_and_metrics(tmp_path, capsys) -> None:
     words = ["wall-single", "--out", str(tmp_path), "--transitions", "2500", "--steps", "30"]
-    args = parse(*words, "--seed", "2", "--evaluation-episodes", "20")
+    words += ["--evaluation-episodes", "20", "--expert-problems", "3"]
+    args = parse(*words, "--seed", "2")
     assert args.run(args) == 0
     task = tasks.load("wall-single", weights=tmp_path)
     assert task.world_model.hidden == 128
@@ -150,7 +151,8 @@ def test_the_command_writes_weights_card_and_metrics(tmp_path, capsys) -> None:
 def test_ctrl_c_keeps_the_work_and_the_same_command_carries_on(
     tmp_path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["wall-single", "--transitions", "2500", "--steps", "150", "--evaluation-episodes", "9"]
+    words = ["wall-single", "--transitions", "2500", "--steps", "150"]
+    words += ["--evaluation-episodes", "9", "--expert-problems", "3"]
     plain, cut = (parse(*words, "--out", str(tmp_path / name)) for name in ("plain", "cut"))
     assert plain.run(plain) == 0
 

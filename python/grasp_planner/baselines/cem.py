@@ -25,19 +25,19 @@ class CEMConfig(PlannerConfig):
     Attributes:
         samples: plans rolled out in each iteration. >= 1; 300.
         iterations: >= 0; 30.
-        elites: the best of them, which the distribution is fitted to. 1 to `samples`; 30.
-        initial_std: of every action, in units of half the box (1 where it is open). > 0; 1.
+        elites: the best of them, which the distribution is fitted to. 1 to `samples`; 10.
+        initial_std: of every action, in units of half the box (1 where it is open). > 0; 0.7.
         min_std: it never falls below this, in the same units. >= 0; 0.05.
-        momentum: share of the old mean and deviation that is kept. 0 to 1; 0.1.
+        momentum: share of the old mean and deviation that is kept. 0 to 1; 0.3.
     """
 
     hold: int = integer(5, 1)
     samples: int = integer(300, 1)
     iterations: int = integer(30, 0)
-    elites: int = integer(30, 1)
-    initial_std: float = positive(1.0)
+    elites: int = integer(10, 1)
+    initial_std: float = positive(0.7)
     min_std: float = number(0.05)
-    momentum: float = number(0.1, 0.0, 1.0)
+    momentum: float = number(0.3, 0.0, 1.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()

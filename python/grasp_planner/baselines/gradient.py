@@ -17,25 +17,25 @@ from grasp_planner.search import RolloutPlanner, Search
 
 @dataclass(frozen=True)
 class GradientConfig(PlannerConfig):
-    """How to plan; what every planner has is in `PlannerConfig`, but `hold` is 5 here.
+    """How to plan; what every planner has is in `PlannerConfig`, but `hold` is 3 here.
 
     Attributes:
         restarts: plans per problem, each from its own random smooth actions; the best is returned.
-            >= 1; 8.
+            >= 1; 16.
         iterations: gradient steps. >= 0; 100.
-        lr: their size, in units of half the box (1 where it is open) for "adam". > 0; 0.1.
+        lr: their size, in units of half the box (1 where it is open) for "adam". > 0; 0.3.
         last_lr: in the last iteration, falling geometrically. > 0; 0.01.
         optimizer: "adam" or "sgd". "adam".
-        spread: of the random starts, in units of half the box. >= 0; 1.
+        spread: of the random starts, in units of half the box. >= 0; 1.5.
     """
 
-    hold: int = integer(5, 1)
-    restarts: int = integer(8, 1)
+    hold: int = integer(3, 1)
+    restarts: int = integer(16, 1)
     iterations: int = integer(100, 0)
-    lr: float = positive(0.1)
+    lr: float = positive(0.3)
     last_lr: float = positive(0.01)
     optimizer: str = choice("adam", OPTIMIZERS)
-    spread: float = number(1.0)
+    spread: float = number(1.5)
 
     def lr_of(self, iteration: int) -> float:
         """In iteration 1, 2, ..."""

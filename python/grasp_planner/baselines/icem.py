@@ -27,12 +27,12 @@ class ICEMConfig(PlannerConfig):
         least_samples: and in the last ones; the number falls by `decay` each time. >= 1; 100.
         decay: >= 1; 1.25.
         iterations: >= 0; 30.
-        elites: the best, which the distribution is fitted to. 1 to `least_samples`; 30.
+        elites: the best, which the distribution is fitted to. 1 to `least_samples`; 10.
         kept: share of the elites that compete again in the next iteration. 0 to 1; 0.3.
         colour: exponent beta of the noise's power spectrum `f^-beta` over time: 0 is white, 2 a
-            random walk. >= 0; 2.5.
-        initial_std: of every action, in units of half the box (1 where it is open). > 0; 0.7.
-        min_std: it never falls below this, in the same units. >= 0; 0.02.
+            random walk. >= 0; 3.5.
+        initial_std: of every action, in units of half the box (1 where it is open). > 0; 1.
+        min_std: it never falls below this, in the same units. >= 0; 0.05.
         momentum: share of the old mean and deviation that is kept. 0 to 1; 0.1.
     """
 
@@ -40,11 +40,11 @@ class ICEMConfig(PlannerConfig):
     least_samples: int = integer(100, 1)
     decay: float = number(1.25, 1.0)
     iterations: int = integer(30, 0)
-    elites: int = integer(30, 1)
+    elites: int = integer(10, 1)
     kept: float = number(0.3, 0.0, 1.0)
-    colour: float = number(2.5)
-    initial_std: float = positive(0.7)
-    min_std: float = number(0.02)
+    colour: float = number(3.5)
+    initial_std: float = positive(1.0)
+    min_std: float = number(0.05)
     momentum: float = number(0.1, 0.0, 1.0)
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from grasp_kernels import action_step_
 from grasp_planner.blocks import hold_actions, sum_blocks
 from grasp_planner.models import roll_out
-from grasp_planner.options import PlannerConfig, integer, number, positive
+from grasp_planner.options import PlannerConfig, choice, integer, number, positive
 from grasp_planner.population import fresh_actions
 from grasp_planner.search import RolloutPlanner, Search
 from grasp_planner.world_model import needed
@@ -36,11 +36,15 @@ class LatCoConfig(PlannerConfig):
         iterations: steps on states and actions. >= 0; 300.
         state_lr: Adam's step on states, in units of `state_scale`. > 0; 0.05.
         action_lr: Adam's step on actions, in units of half the box (1 where it is open). > 0; 0.05.
+        last_lr: factor on both in the last iteration, falling geometrically: steps of one size keep
+            defects of that size. > 0; 0.02.
         initial_multiplier: lambda at the start. > 0; 1.
         most_multiplier: it never exceeds this. > 0; 1e4.
         multiplier_every: iterations between its updates. >= 1; 5.
         multiplier_rate: exponent of an update, whose factor is from 1/2 to 2. >= 0; 0.5.
-        tolerance: squared defect of a step that is good enough. > 0; 1e-4.
+        tolerance: squared defect of a step that is good enough. > 0; 1e-6.
+        initialization: of the states: "rollout" of the first actions, or "linear" from start to goal.
+            "rollout": where a straight line crosses a wall, its middle never leaves it.
         spread: of the random first actions, in units of half the box. >= 0; 1.
     """
 
@@ -49,12 +53,18 @@ class LatCoConfig(PlannerConfig):
     iterations: int = integer(300, 0)
     state_lr: float = positive(0.05)
     action_lr: float = positive(0.05)
+    last_lr: float = positive(0.02)
     initial_multiplier: float = positive(1.0)
     most_multiplier: float = positive(1e4)
     multiplier_every: int = integer(5, 1)
     multiplier_rate: float = number(0.5)
-    tolerance: float = positive(1e-4)
+    tolerance: float = positive(1e-6)
+    initialization: str = choice("rollout", ("rollout", "linear"))
     spread: float = number(1.0)
+
+    def lr_of(self, iteration: int) -> float:
+        """The factor on both steps in iteration 1, 2, ..."""
+        return float(self.last_lr ** ((iteration - 1) / max(self.iterations - 1, 1)))
 
 
 class LatCoPlanner(RolloutPlanner):
@@ -79,7 +89,11 @@ class LatCoPlanner(RolloutPlanner):
         actions.clamp_(low, high)
         goal = search.goal.repeat_interleave(config.restarts, 0)
         search.rollout(search.warm[:, None])
-        trajectory = self._straight_line(search, goal)
+        if config.initialization == "linear":
+            trajectory = self._straight_line(search, goal)
+        else:
+            plans = search.clip(centre + unit * actions).unflatten(0, (-1, config.restarts))
+            trajectory = torch.nan_to_num(search.rollout(plans)[0].flatten(0, 1), 0.0, 0.0, 0.0)
         multiplier = torch.full_like(actions[..., 0], config.initial_multiplier)
         state_memory: dict[str, Any] = {}
         action_memory: dict[str, Any] = {}
@@ -88,7 +102,13 @@ class LatCoPlanner(RolloutPlanner):
                 search, trajectory, centre + unit * actions, goal, multiplier
             )
             moving = trajectory[:, 1:].contiguous()
-            action_step_(moving, state_gradient, state_memory, lr=config.state_lr, optimizer="adam")
+            action_step_(
+                moving,
+                state_gradient,
+                state_memory,
+                lr=config.state_lr * config.lr_of(k),
+                optimizer="adam",
+            )
             trajectory[:, 1:] = moving
             held = hold_actions(
                 sum_blocks(action_gradient, config.hold), config.hold, config.horizon
@@ -97,7 +117,7 @@ class LatCoPlanner(RolloutPlanner):
                 actions,
                 (unit * held).contiguous(),
                 action_memory,
-                lr=config.action_lr,
+                lr=config.action_lr * config.lr_of(k),
                 low=low,
                 high=high,
                 optimizer="adam",

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
+from grasp_planner import tasks
+
 MAX_SEED = 2**64 - 1
+T = TypeVar("T")
 
 
 def integer(least: int, most: float = math.inf) -> Callable[[str], int]:
@@ -31,6 +35,11 @@ positive = integer(1)
 seed = integer(0, MAX_SEED)
 
 
+def listed(parse: Callable[[str], T]) -> Callable[[str], list[T]]:
+    """An argparse type: values of another type between commas, each once."""
+    return lambda text: list(dict.fromkeys(parse(part) for part in text.split(",")))
+
+
 def fraction(text: str) -> float:
     """An argparse type: a number from 0 to 1."""
     try:
@@ -40,6 +49,14 @@ def fraction(text: str) -> float:
     if not 0 <= value <= 1:  # also for NaN
         raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, not {text!r}")
     return value
+
+
+def task_name(text: str) -> str:
+    """An argparse type: the full name of a task, of it or of its alias."""
+    try:
+        return tasks.canonical(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def device(text: str) -> torch.device:

@@ -18,7 +18,7 @@ from rich.table import Table
 from torch import Tensor
 
 from grasp_planner import tasks
-from grasp_planner.cli.arguments import device, fraction, integer, positive, seed
+from grasp_planner.cli.arguments import device, fraction, integer, positive, seed, task_name
 from grasp_planner.config import GraspConfig
 from grasp_planner.plan import Plan
 from grasp_planner.planner import GraspPlanner
@@ -35,15 +35,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "plan",
         help="plan problems of a task and execute the plans in its real environment",
-        description="Draws problems whose straight line is blocked, plans them all in one batch "
-        "through the task's world model, and executes the actions, open loop, in the real "
+        description="Draws problems that are neither trivial nor impossible, plans them all in one "
+        "batch through the task's world model, and executes the actions, open loop, in the real "
         "environment. Writes plan.json, plan.png and plan.gif. Exit status 1 if too few plans "
         "reach their goal.",
     )
     ours, papers = GraspConfig(), GraspConfig.paper()
     add = parser.add_argument
-    add("task", choices=tasks.names(), help="which task")
-    add("--horizon", type=positive, default=50, metavar="T", help="steps per plan (50)")
+    add("task", type=task_name, metavar="TASK", help=f"one of {', '.join(tasks.names())}")
+    add("--horizon", type=positive, metavar="T", help=f"steps per plan ({horizons()})")
     add("--problems", type=positive, default=30, metavar="B", help="how many (30)")
     add("--seed", type=seed, default=0, help="of the problems and of the noise (0)")
     add("--out", type=Path, default=Path("out/plan"), metavar="DIR", help="(out/plan)")
@@ -91,6 +91,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=run)
 
 
+def horizons() -> str:
+    """Every task's own horizon, for the help."""
+    by_steps: dict[int, list[str]] = {}
+    for name in tasks.names():
+        by_steps.setdefault(tasks.task_class(name).horizons[0], []).append(name)
+    if len(by_steps) == 1:
+        return str(*by_steps)
+    return ", ".join(f"{steps} for {' and '.join(names)}" for steps, names in by_steps.items())
+
+
 def run(args: argparse.Namespace) -> int:
     """Plans, executes, reports; returns the exit status."""
     console = Console()
@@ -102,10 +112,9 @@ def run(args: argparse.Namespace) -> int:
         if not args.no_pictures:  # before the work, not after it
             require("matplotlib", task=args.task)
         task = tasks.load(args.task, weights=args.weights)
-        problems = task.sample_problems(args.problems, horizon=args.horizon, seed=args.seed)
-        config = task_config(
-            task, horizon=args.horizon, seed=args.seed, paper=args.paper, **changes
-        )
+        horizon = args.horizon or task.horizons[0]
+        problems = task.sample_problems(args.problems, horizon=horizon, seed=args.seed)
+        config = task_config(task, horizon=horizon, seed=args.seed, paper=args.paper, **changes)
         args.out.mkdir(parents=True, exist_ok=True)
         last = config.iterations
         wanted = {min(k, last) for k in (0, 5, 25, last // 4, last)}
@@ -143,7 +152,7 @@ def task_config(
         "seed": seed,
         "action_low": tuple(task.action_low.tolist()),
         "action_high": tuple(task.action_high.tolist()),
-        "state_scale": tuple(task.world_model.state_scale.tolist()),
+        "state_scale": tuple(task.state_scale.tolist()),
         "goal_feature_weight": tuple(task.goal_weight_features.tolist()),
         **changes,
     }
@@ -209,11 +218,11 @@ def make_report(
 ) -> dict[str, Any]:
     """Everything measured, ready for JSON."""
     in_model = task.reached(plan.states, problems)
-    in_environment = task.reached(executed, problems)
+    in_environment = task.environment_reached(executed, problems)
     count = len(problems)
     return {
         "task": task.name,
-        "horizon": args.horizon,
+        "horizon": problems.horizon,
         "problems": len(problems),
         "seed": args.seed,
         "settings": "paper" if args.paper else "default",
@@ -231,10 +240,12 @@ def make_report(
         "torch": torch.__version__,
         "success_radius": task.success_radius,
         "goal_distance_model": task.goal_distance(plan.states, problems).tolist(),
-        "goal_distance_environment": task.goal_distance(executed, problems).tolist(),
+        "goal_distance_environment": task.environment_distance(executed, problems).tolist(),
         "reached_environment": in_environment.tolist(),
         "start": problems.start.tolist(),
         "goal": problems.goal.tolist(),
+        "environment_start": problems.environment_start.tolist(),
+        "environment_goal": problems.environment_goal.tolist(),
         "actions": plan.actions.tolist(),
         "states_model": plan.states.tolist(),
         "states_environment": executed.tolist(),
@@ -267,6 +278,6 @@ def print_table(console: Console, report: dict[str, Any], out: Path) -> None:
 
 def most_telling(task: Task, problems: Problems, executed: Tensor) -> int:
     """The problem to draw: of those that succeeded, the one with the longest way round."""
-    reached = task.reached(executed, problems)
+    reached = task.environment_reached(executed, problems)
     way = torch.where(reached, problems.distance, problems.distance - problems.distance.max() - 1)
     return int(way.argmax())

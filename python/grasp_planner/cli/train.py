@@ -13,16 +13,11 @@ from pathlib import Path
 from types import FrameType
 
 from grasp_planner import tasks
-from grasp_planner.cli.arguments import positive, seed
+from grasp_planner.cli.arguments import positive, seed, task_name
 from grasp_planner.tasks.card import metrics, write_card
-from grasp_planner.tasks.evaluation import evaluate
+from grasp_planner.tasks.evaluation import evaluate, expert_checks
 from grasp_planner.tasks.requirements import MissingExtraError, require
-from grasp_planner.tasks.training import (
-    Recipe,
-    Report,
-    TrainingInterrupted,
-    train,
-)
+from grasp_planner.tasks.training import Recipe, Report, TrainingInterrupted
 from grasp_planner.tasks.weights import save_weights
 
 _INTERRUPTED = 130  # what a shell reports for a process ended by Ctrl-C
@@ -37,7 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "writes weights, model card and metrics. Interrupted, the same command carries on.",
     )
     add = parser.add_argument
-    add("task", choices=tasks.names(), help="which task")
+    add("task", type=task_name, metavar="TASK", help=f"one of {', '.join(tasks.names())}")
     add("--out", type=Path, metavar="DIR", help=f"({default_folder('TASK')})")
     add(
         "--transitions",
@@ -58,6 +53,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default=1000,
         metavar="N",
         help="unseen ones, for the errors on the model card (1000)",
+    )
+    add(
+        "--expert-problems",
+        type=positive,
+        default=100,
+        metavar="N",
+        help="at each horizon, for the expert's success on the model card (100)",
     )
     parser.set_defaults(run=run)
 
@@ -86,37 +88,25 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    task = tasks.task_class(args.task)
-    recipe: Recipe = replace(task.recipe, seed=args.seed)
+    task_class = tasks.task_class(args.task)
+    recipe: Recipe = replace(task_class.recipe, seed=args.seed)
     if args.transitions is not None:
         recipe = replace(recipe, transitions=args.transitions)
     if args.steps is not None:
         recipe = recipe.with_steps(args.steps)
-    folder: Path = args.out or default_folder(task.name)
+    folder: Path = args.out or default_folder(task_class.name)
     resumed = (folder / "training" / "checkpoint.pt").exists()
-    began = time.monotonic()
+    began = time.process_time()
     with _stop_requests() as requested, _progress() as report:
-        model = train(
-            task.name,
-            task.make_environment,
-            recipe,
-            folder / "training",
-            report=report,
-            should_stop=lambda: bool(requested),
+        model = task_class.train(
+            recipe, folder / "training", report=report, should_stop=lambda: bool(requested)
         )
-    seconds = None if resumed else time.monotonic() - began
-    model.eval()
-    errors = evaluate(
-        model,
-        task.make_environment(),
-        groups=task.feature_groups,
-        clearance=task.clearance,
-        near_wall=task.near_wall,
-        episodes=args.evaluation_episodes,
-        seed=args.seed,
-    )
-    save_weights(model, folder, task=task.name)
-    card = write_card(folder, task, metrics(task, model, recipe, errors, seconds))
+    seconds = None if resumed else time.process_time() - began
+    save_weights(model, folder, task=task_class.name)
+    task = tasks.load(task_class.name, weights=folder)
+    errors = evaluate(task, episodes=args.evaluation_episodes, seed=args.seed)
+    expert = expert_checks(task, problems=args.expert_problems, seed=args.seed)
+    card = write_card(folder, task_class, metrics(task, recipe, errors, expert, seconds))
     print(card.read_text(encoding="utf-8"))
     call = f"grasp_planner.tasks.load({task.name!r}, weights={str(folder)!r})"
     print(f"written to {folder}; use it: {call}")

@@ -18,11 +18,34 @@ from grasp_planner.tasks.mlp import ResidualMLP
 from grasp_planner.tasks.requirements import MissingExtraError
 from grasp_planner.tasks.task import Problems, Task
 
-__all__ = ["MissingExtraError", "Problems", "Rectangle", "ResidualMLP", "Task", "load", "names"]
+__all__ = [
+    "ALIASES",
+    "MissingExtraError",
+    "Problems",
+    "Rectangle",
+    "ResidualMLP",
+    "Task",
+    "canonical",
+    "load",
+    "names",
+    "task_class",
+]
 
 _CLASSES = {
-    "pointmaze-umaze": ("grasp_planner.tasks.pointmaze_umaze", "PointMazeUMazeTask"),
     "wall-single": ("grasp_planner.tasks.wall_single", "WallSingleTask"),
+    "pointmaze-umaze": ("grasp_planner.tasks.pointmaze_umaze", "PointMazeUMazeTask"),
+    "pointmaze-medium": ("grasp_planner.tasks.pointmaze_medium", "PointMazeMediumTask"),
+    "push-t": ("grasp_planner.tasks.push_t", "PushTTask"),
+    "arm-6": ("grasp_planner.tasks.arm", "Arm6Task"),
+    "arm-20": ("grasp_planner.tasks.arm", "Arm20Task"),
+    "wall-pixels": ("grasp_planner.tasks.wall_pixels", "WallPixelsTask"),
+}
+#: Short names that are accepted wherever a task is named.
+ALIASES = {
+    "wall": "wall-single",
+    "umaze": "pointmaze-umaze",
+    "medium": "pointmaze-medium",
+    "pusht": "push-t",
 }
 
 
@@ -31,11 +54,17 @@ def names() -> tuple[str, ...]:
     return tuple(_CLASSES)
 
 
+def canonical(name: str) -> str:
+    """The full name of a task; raises ValueError, listing the names, where there is none."""
+    full = ALIASES.get(name, name)
+    if full not in _CLASSES:
+        raise ValueError(f"unknown task {name!r}; there are: {', '.join(names())}")
+    return full
+
+
 def task_class(name: str) -> type[Task]:
     """The class of a task, without loading its weights."""
-    if name not in _CLASSES:
-        raise ValueError(f"unknown task {name!r}; there are: {', '.join(names())}")
-    module, attribute = _CLASSES[name]
+    module, attribute = _CLASSES[canonical(name)]
     found: type[Task] = getattr(import_module(module), attribute)
     return found
 

@@ -9,9 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from grasp_planner.tasks.data import BEHAVIOURS
+from grasp_planner.tasks.data import behaviour_name
 from grasp_planner.tasks.evaluation import OPEN_LOOP_STEPS
-from grasp_planner.tasks.mlp import ResidualMLP
 from grasp_planner.tasks.task import Task
 from grasp_planner.tasks.training import Recipe
 
@@ -21,7 +20,15 @@ METRICS_FILE = "metrics.json"
 
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for package in ("torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco"):
+    for package in (
+        "torch",
+        "numpy",
+        "gymnasium",
+        "gymnasium-robotics",
+        "mujoco",
+        "gym-pusht",
+        "pymunk",
+    ):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -30,21 +37,23 @@ def _versions() -> dict[str, str]:
 
 
 def metrics(
-    task: type[Task],
-    model: ResidualMLP,
+    task: Task,
     recipe: Recipe,
     errors: dict[str, Any],
+    expert: dict[str, Any],
     seconds: float | None,
 ) -> dict[str, Any]:
-    """Everything the card says, for machines; `seconds` of an uninterrupted run, else None."""
+    """Everything the card says, for machines; `seconds` of one core, None of a resumed run."""
     return {
         "task": task.name,
-        "action_features": model.action_features,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "architecture": type(task.world_model).__name__,
+        "sizes": task.world_model.sizes,
+        "parameters": sum(parameter.numel() for parameter in task.world_model.parameters()),
         "recipe": asdict(recipe),
         "training_seconds": None if seconds is None else round(seconds, 1),
         "versions": _versions(),
         "errors": errors,
+        "expert": expert,
     }
 
 
@@ -53,60 +62,85 @@ def _row(label: str, summary: dict[str, float], unit: str) -> str:
     return f"| {label} | {numbers} | {unit} |"
 
 
+def _model(task: type[Task], content: dict[str, Any]) -> str:
+    sizes = dict(content["sizes"])
+    states, actions = sizes.pop("state_features"), sizes.pop("action_features")
+    others = ", ".join(f"{name} {value}" for name, value in sizes.items())
+    return (
+        f"`{content['architecture']}` of {states} state features ({', '.join(task.state_names)}) "
+        f"and {actions} actions: {others}; {content['parameters']:,} parameters."
+    )
+
+
+def _expert(expert: dict[str, Any]) -> str:
+    shares = "; ".join(
+        f"{horizon} steps: {found['environment']:.0%} in the environment, "
+        f"{found['model']:.0%} under the model"
+        for horizon, found in expert["horizons"].items()
+    )
+    return (
+        "Actions of an expert that knows the environment must succeed under the model too. "
+        f"Of {expert['problems']} problems (seed {expert['seed']}) it solves, {shares}."
+    )
+
+
 def render(task: type[Task], content: dict[str, Any]) -> str:
     """The card as Markdown."""
     recipe, errors = content["recipe"], content["errors"]
-    stages = ", then ".join(f"{n} steps of unroll {k}" for k, n in recipe["stages"])
-    behaviours = ", ".join(f"{share:.0%} {behaviour.__name__}" for behaviour, share in BEHAVIOURS)
-    units = dict.fromkeys(task.feature_groups, task.unit)
-    if "velocity" in units:
-        units["velocity"] = f"{task.unit}/s"
+    behaviours = ", ".join(
+        f"{share:.0%} {behaviour_name(behaviour)}" for behaviour, share in task.behaviours
+    )
+    units = {name: task.units.get(name, task.unit) for name in errors["one_step"]}
     seconds = content["training_seconds"]
-    took = "" if seconds is None else f" Data and training took {seconds / 60:.1f} minutes."
+    took = (
+        ""
+        if seconds is None
+        else f" Data and training took {seconds / 60:.1f} minutes of one core."
+    )
+    hard = ""
+    if task.hard_steps is not None:
+        hard = f" {errors['hard_share']:.0%} of the steps begin or end {task.hard_steps}."
     lines = [
         f"# World model of {task.name}",
         "",
         "Written by `grasp train`; every number is measured on episodes the model has not seen.",
         "",
         "## Model",
-        f"`ResidualMLP`: {len(task.state_names)} state features ({', '.join(task.state_names)}), "
-        f"{content['action_features']} actions, "
-        f"{recipe['layers']} hidden layers of {recipe['hidden']}, SiLU, "
-        f"{content['parameters']:,} parameters.",
+        _model(task, content),
         "",
         "## Data",
         f"{recipe['transitions']:,} transitions from the real environment in episodes of "
-        f"{recipe['episode_steps']} steps, seed {recipe['seed']}, starts all over the free space. "
+        f"{recipe['episode_steps']} steps, seed {recipe['seed']}, {task.starts}. "
         f"Actions: {behaviours} (see `tasks/data.py`).",
         "",
         "## Recipe",
-        f"AdamW, batch {recipe['batch']}, learning rate {recipe['learning_rate']} with warm-up "
-        f"and cosine decay, weight decay {recipe['weight_decay']}, one thread; smooth absolute "
-        f"error of an open loop: {stages}.{took}",
+        task.describe_training(recipe) + took,
+        "",
+        "## Expert",
+        _expert(content["expert"]),
         "",
         "## Errors",
         f"{errors['episodes']} episodes of {max(OPEN_LOOP_STEPS)} steps, seed {errors['seed']}, of "
         "the same behaviours as the data. Euclidean error; open loop means that the model is fed "
-        f"with its own predictions. Near a wall are the {errors['near_wall_share']:.0%} of the "
-        "steps that begin or end within reach of one.",
+        f"with its own predictions.{hard}",
         "",
         "| | median | mean | 90 % | 99 % | unit |",
         "|---|---|---|---|---|---|",
     ]
     for name, unit in units.items():
         lines.append(_row(f"one step, {name}", errors["one_step"][name], unit))
-        lines.append(
-            _row(f"one step near a wall, {name}", errors["one_step_near_wall"][name], unit)
-        )
-        for horizon in OPEN_LOOP_STEPS:
-            summary = errors["open_loop"][name][str(horizon)]
-            lines.append(_row(f"open loop, {horizon} steps, {name}", summary, unit))
-    steps = " | ".join(f"{k} steps" for k in OPEN_LOOP_STEPS)
+        if task.hard_steps is not None:
+            label = f"one step {task.hard_steps}, {name}"
+            lines.append(_row(label, errors["one_step_hard"][name], unit))
+        for steps in OPEN_LOOP_STEPS:
+            summary = errors["open_loop"][name][str(steps)]
+            lines.append(_row(f"open loop, {steps} steps, {name}", summary, unit))
+    heads = " | ".join(f"{k} steps" for k in OPEN_LOOP_STEPS)
     lines += [
         "",
         "Median open-loop error by behaviour:",
         "",
-        f"| | {steps} | unit |",
+        f"| | {heads} | unit |",
         "|---" * (len(OPEN_LOOP_STEPS) + 2) + "|",
     ]
     for name, unit in units.items():

@@ -1,30 +1,35 @@
 """Exploration: the random actions whose outcomes the world models are trained on.
 
 A planner visits what a planner likes: full throttle, long holds, sliding along walls, gentle
-corrections at the goal. Each episode therefore draws one of four behaviours.
+corrections at the goal. Each episode therefore draws one of several behaviours.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+#: (generator, episodes, steps, features) -> actions (episodes, steps, features) in [-1, 1].
+Behaviour = Callable[[np.random.Generator, int, int, int], Array]
 
 
 class DataEnvironment(Protocol):
     """What an environment must offer for data to be collected from it."""
 
     state_features: int
+    """E."""
     action_features: int
+    """A."""
 
     def random_states(self, generator: np.random.Generator, count: int) -> Array:
-        """(count, D) varied states, all physically possible."""
+        """(count, E) varied states, all physically possible."""
 
     def simulate(self, start: Array, actions: Array) -> Array:
-        """(B, D), (B, T, A) -> (B, T+1, D)."""
+        """(B, E), (B, T, A) -> (B, T+1, E); a plan is the same whatever it is batched with."""
 
 
 def held(generator: np.random.Generator, episodes: int, steps: int, features: int) -> Array:
@@ -65,27 +70,42 @@ def perturbed(generator: np.random.Generator, episodes: int, steps: int, feature
     return np.clip(base + scale * generator.standard_normal(base.shape), -1, 1)
 
 
-BEHAVIOURS = ((held, 0.45), (drifting, 0.25), (white, 0.1), (perturbed, 0.2))
+Behaviours = tuple[tuple[Behaviour, float], ...]
+BEHAVIOURS: Behaviours = ((held, 0.45), (drifting, 0.25), (white, 0.1), (perturbed, 0.2))
+
+
+def behaviour_name(behaviour: Behaviour) -> str:
+    """As the model card has it."""
+    return str(getattr(behaviour, "__name__", behaviour))
 
 
 def random_actions(
-    generator: np.random.Generator, episodes: int, steps: int, features: int
+    generator: np.random.Generator,
+    episodes: int,
+    steps: int,
+    features: int,
+    behaviours: Behaviours = BEHAVIOURS,
 ) -> tuple[Array, NDArray[np.intp]]:
-    """Actions (episodes, steps, features) in [-1, 1], and each episode's index in BEHAVIOURS."""
-    shares = np.array([share for _, share in BEHAVIOURS])
-    choice = generator.choice(len(BEHAVIOURS), size=episodes, p=shares)
+    """Actions (episodes, steps, features) in [-1, 1], and each episode's index in `behaviours`."""
+    shares = np.array([share for _, share in behaviours])
+    choice = generator.choice(len(behaviours), size=episodes, p=shares)
     actions = np.empty((episodes, steps, features))
-    for index, (behaviour, _) in enumerate(BEHAVIOURS):
+    for index, (behaviour, _) in enumerate(behaviours):
         chosen = choice == index
         actions[chosen] = behaviour(generator, int(chosen.sum()), steps, features)
     return actions.astype(np.float32).astype(np.float64), choice  # what the model will see
 
 
 def collect(
-    environment: DataEnvironment, generator: np.random.Generator, episodes: int, steps: int
+    environment: DataEnvironment,
+    generator: np.random.Generator,
+    episodes: int,
+    steps: int,
+    behaviours: Behaviours = BEHAVIOURS,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.intp]]:
-    """States (episodes, steps+1, D), actions (episodes, steps, A), behaviours (episodes,)."""
+    """States (episodes, steps+1, E), actions (episodes, steps, A), behaviours (episodes,)."""
     start = environment.random_states(generator, episodes)
-    actions, choice = random_actions(generator, episodes, steps, environment.action_features)
+    features = environment.action_features
+    actions, choice = random_actions(generator, episodes, steps, features, behaviours)
     states = environment.simulate(start, actions)
     return states.astype(np.float32), actions.astype(np.float32), choice

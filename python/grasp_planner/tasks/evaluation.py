@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from grasp_planner.tasks.data import BEHAVIOURS, DataEnvironment, collect
+from grasp_planner.tasks.data import behaviour_name, collect
 
-OPEN_LOOP_STEPS = (10, 25, 50)
+if TYPE_CHECKING:
+    from grasp_planner.tasks.task import Task
+
+OPEN_LOOP_STEPS = (10, 25, 50, 80)
 #: Shards of training data are seeded by their number; this one is never reached by them.
 EVALUATION_STREAM = 1_000_003
 
@@ -33,55 +36,57 @@ def _summary(errors: Tensor) -> dict[str, float]:
     }
 
 
-@torch.no_grad()
-def evaluate(
-    model: nn.Module,
-    environment: DataEnvironment,
-    *,
-    groups: dict[str, tuple[int, ...]],
-    clearance: Any,
-    near_wall: float,
-    episodes: int = 1000,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """One-step and open-loop errors against the environment.
+def _step_errors(predicted: dict[str, Tensor], true: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: (predicted[name] - value).norm(dim=-1) for name, value in true.items()}
 
-    Args:
-        groups: named feature groups whose Euclidean error is reported, e.g. position and velocity.
-        clearance: `(rows, D) -> (rows,)`, free distance to the nearest wall.
-        near_wall: steps that begin or end closer than this to a wall are also summed up alone.
-        episodes: fresh ones, of the exploration's behaviours, as long as the longest horizon.
-        seed: of those episodes.
+
+@torch.no_grad()
+def evaluate(task: Task, *, episodes: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """One-step and open-loop errors of a task's world model against its environment.
+
+    Measured on fresh episodes of the exploration's behaviours, as long as the longest of
+    OPEN_LOOP_STEPS. Steps that begin or end where `task.is_hard` are also summed up alone.
     """
-    generator = np.random.default_rng([seed, EVALUATION_STREAM])
-    arrays = collect(environment, generator, episodes, max(OPEN_LOOP_STEPS))
-    states, actions, behaviour = (torch.from_numpy(array) for array in arrays)
-    features = states.shape[-1]
-    before, after = states[:, :-1].reshape(-1, features), states[:, 1:].reshape(-1, features)
-    predicted = model(before, actions.reshape(-1, actions.shape[-1]))
-    free_distance = np.minimum(clearance(before.numpy()), clearance(after.numpy()))
-    near = torch.from_numpy(np.asarray(free_distance < near_wall))
-    imagined = open_loop(model, states[:, 0], actions)
+    model, generator = task.world_model, np.random.default_rng([seed, EVALUATION_STREAM])
+    arrays = collect(task.environment, generator, episodes, max(OPEN_LOOP_STEPS), task.behaviours)
+    truth, actions, behaviour = (torch.from_numpy(array) for array in arrays)
+    states, quantities = task.observe(truth), task.environment_quantities(truth)
+    one_step = _step_errors(
+        task.quantities(model(states[:, :-1].flatten(0, 1), actions.flatten(0, 1))),
+        {name: value[:, 1:].flatten(0, 1) for name, value in quantities.items()},
+    )
+    imagined = task.quantities(open_loop(model, states[:, 0], actions))
+    drift = _step_errors(imagined, quantities)
     result: dict[str, Any] = {
         "episodes": episodes,
         "seed": seed,
-        "near_wall_share": float(near.float().mean()),
-        "one_step": {},
-        "one_step_near_wall": {},
-        "open_loop": {},
-        "open_loop_median_by_behaviour": {},
-    }
-    for name, columns in groups.items():
-        chosen = list(columns)
-        one_step = (predicted - after)[:, chosen].norm(dim=-1)
-        drift = (imagined - states)[..., chosen].norm(dim=-1)
-        result["one_step"][name] = _summary(one_step)
-        result["one_step_near_wall"][name] = _summary(one_step[near])
-        result["open_loop"][name] = {str(k): _summary(drift[:, k]) for k in OPEN_LOOP_STEPS}
-        result["open_loop_median_by_behaviour"][name] = {
-            behave.__name__: {
-                str(k): float(drift[behaviour == index, k].median()) for k in OPEN_LOOP_STEPS
+        "one_step": {name: _summary(error) for name, error in one_step.items()},
+        "open_loop": {
+            name: {str(k): _summary(error[:, k]) for k in OPEN_LOOP_STEPS}
+            for name, error in drift.items()
+        },
+        "open_loop_median_by_behaviour": {
+            name: {
+                behaviour_name(behave): {
+                    str(k): float(error[behaviour == index, k].median()) for k in OPEN_LOOP_STEPS
+                }
+                for index, (behave, _) in enumerate(task.behaviours)
             }
-            for index, (behave, _) in enumerate(BEHAVIOURS)
-        }
+            for name, error in drift.items()
+        },
+    }
+    if task.hard_steps is not None:
+        hard = task.is_hard(truth)
+        steps = (hard[:, :-1] | hard[:, 1:]).flatten()
+        result["hard_share"] = float(steps.float().mean())
+        result["one_step_hard"] = {name: _summary(e[steps]) for name, e in one_step.items()}
     return result
+
+
+def expert_checks(task: Task, *, problems: int = 100, seed: int = 0) -> dict[str, Any]:
+    """`Task.expert_check` at each of the task's horizons."""
+    shares = {
+        str(horizon): task.expert_check(task.sample_problems(problems, horizon=horizon, seed=seed))
+        for horizon in task.horizons
+    }
+    return {"problems": problems, "seed": seed, "horizons": shares}

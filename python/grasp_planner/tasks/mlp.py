@@ -49,6 +49,12 @@ class ResidualMLP(nn.Module):
             modules += [nn.Linear(inputs, outputs), nn.SiLU()]
         self.network = nn.Sequential(*modules, nn.Linear(widths[-1], state_features))
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What the constructor takes to build another like it."""
+        names = ("state_features", "action_features", "hidden", "layers")
+        return {name: getattr(self, name) for name in names}
+
     @torch.no_grad()
     def fit_normalisation(self, state: Tensor, action: Tensor, next_state: Tensor) -> None:
         """Sets the constants from `(rows, features)` data; a constant feature keeps scale 1."""

@@ -15,17 +15,30 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from grasp_planner.tasks.data import DataEnvironment, collect
-from grasp_planner.tasks.mlp import ResidualMLP
+
+if TYPE_CHECKING:
+    from grasp_planner.tasks.task import Task
 
 #: `report(phase, done, total, loss)`; `loss` is None while data are collected.
 Report = Callable[[str, int, int, "float | None"], None]
+ShouldStop = Callable[[], bool]
+
+
+def no_report(phase: str, done: int, total: int, loss: float | None) -> None:
+    """A `Report` for nobody."""
+
+
+def never() -> bool:
+    """A `ShouldStop` of a training that nobody interrupts."""
+    return False
+
 
 _SHARD_EPISODES = 400
 
@@ -127,14 +140,27 @@ def _identity(task: str, recipe: Recipe) -> dict[str, Any]:
     return {"task": task, **asdict(recipe), "stages": stages}
 
 
+def describe(recipe: dict[str, Any]) -> str:
+    """The training of a recipe's fields in words, for the model card."""
+    stages = ", then ".join(f"{n} steps of unroll {k}" for k, n in recipe["stages"])
+    return (
+        f"AdamW, batch {recipe['batch']}, learning rate {recipe['learning_rate']} with warm-up "
+        f"and cosine decay, weight decay {recipe['weight_decay']}, one thread; smooth absolute "
+        f"error of an open loop: {stages}."
+    )
+
+
 def gather_data(
-    environment: Callable[[], DataEnvironment],
+    task: type[Task],
     recipe: Recipe,
     folder: Path,
-    report: Report,
-    should_stop: Callable[[], bool] = lambda: False,
+    report: Report = no_report,
+    should_stop: ShouldStop = never,
 ) -> tuple[Tensor, Tensor]:
-    """States (E, L+1, D) and actions (E, L, A), collecting the shards that are missing."""
+    """The environment's states (episodes, L+1, E) and actions (episodes, L, A).
+
+    Collects the shards that are missing; the environment is made only if there are any.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     states, actions = [], []
     world: DataEnvironment | None = None
@@ -145,9 +171,9 @@ def gather_data(
             if should_stop():
                 raise TrainingInterrupted(f"stopped after {first} of {recipe.episodes} episodes")
             if world is None:
-                world = environment()
+                world = task.make_environment()
             generator = np.random.default_rng([recipe.seed, shard])
-            new = collect(world, generator, episodes, recipe.episode_steps)
+            new = collect(world, generator, episodes, recipe.episode_steps, task.behaviours)
             with _replacing(path) as partial, open(partial, "wb") as file:
                 np.savez(file, states=new[0], actions=new[1])
         with np.load(path) as arrays:
@@ -159,9 +185,9 @@ def gather_data(
 
 
 def unroll_loss(
-    model: nn.Module, states: Tensor, actions: Tensor, change_scale: Tensor, smooth: float
+    model: nn.Module, states: Tensor, actions: Tensor, unit: Tensor, smooth: float
 ) -> Tensor:
-    """Smooth absolute error of an open loop, in units of a typical one-step change.
+    """Smooth absolute error of an open loop, in the unit (D,): a typical one-step change, or less.
 
     Impacts depend on where in a simulator's substep they fall and cannot be predicted to the end. A
     squared error spends the network on them; an absolute one lets free motion become exact.
@@ -171,7 +197,7 @@ def unroll_loss(
     state, loss = states[:, 0], states.new_zeros(())
     for t in range(actions.shape[1]):
         state = model(state, actions[:, t])
-        predicted, target = state / change_scale, states[:, t + 1] / change_scale
+        predicted, target = state / unit, states[:, t + 1] / unit
         loss = loss + nn.functional.smooth_l1_loss(predicted, target, beta=smooth)
     return loss / actions.shape[1]
 
@@ -184,29 +210,30 @@ def _learning_rate(recipe: Recipe, step: int) -> float:
 
 
 def train(
-    task: str,
-    environment: Callable[[], DataEnvironment],
+    task: type[Task],
     recipe: Recipe,
     folder: Path,
     *,
-    report: Report = lambda phase, done, total, loss: None,
-    should_stop: Callable[[], bool] = lambda: False,
+    observe: Callable[[Tensor], Tensor] = lambda environment_states: environment_states,
+    report: Report = no_report,
+    should_stop: ShouldStop = never,
     checkpoint_seconds: float = 15.0,
-) -> ResidualMLP:
+) -> nn.Module:
     """Trains to the recipe's end, from the checkpoint in `folder` if there is one.
 
     Args:
-        task: its name, checked against the checkpoint's.
-        environment: makes the environment; called only if data are missing.
+        task: gives the environment, the behaviours and the untrained model, which must offer
+            `fit_normalisation` and `change_scale`; its name is checked against the checkpoint's.
         recipe: what to do.
         folder: data and checkpoint; created if need be.
+        observe: (..., E) -> (..., D), the model's states of the environment's.
         report: called often with the progress.
         should_stop: asked between steps; once true, all is saved and TrainingInterrupted raised.
         checkpoint_seconds: how much work a kill without that courtesy may cost.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint_path = folder / "checkpoint.pt"
-    identity = _identity(task, recipe)
+    identity = _identity(task.name, recipe)
     checkpoint: dict[str, Any] | None = None
     if checkpoint_path.exists():
         checkpoint = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
@@ -223,9 +250,10 @@ def train(
         if checkpoint is None:
             _save(checkpoint_path, {"identity": identity, "step": 0})
             checkpoint = {"step": 0}
-        states, actions = gather_data(environment, recipe, folder / "data", report, should_stop)
+        states, actions = gather_data(task, recipe, folder / "data", report, should_stop)
         return _fit(
-            states,
+            task,
+            observe(states),
             actions,
             recipe,
             identity,
@@ -243,6 +271,7 @@ def _save(path: Path, content: dict[str, Any]) -> None:
 
 
 def _fit(
+    task: type[Task],
     states: Tensor,
     actions: Tensor,
     recipe: Recipe,
@@ -252,19 +281,19 @@ def _fit(
     report: Report,
     should_stop: Callable[[], bool],
     checkpoint_seconds: float,
-) -> ResidualMLP:
+) -> nn.Module:
     features, controls = states.shape[-1], actions.shape[-1]
     with torch.random.fork_rng(devices=[]):  # the caller's random state is not ours to move
         torch.manual_seed(recipe.seed)
-        model = ResidualMLP(features, controls, hidden=recipe.hidden, layers=recipe.layers)
-    with torch.no_grad():
-        for parameter in model.network[0].parameters():
-            parameter.mul_(recipe.input_gain)
+        model: Any = task.new_model(recipe, features, controls)
     model.fit_normalisation(
         states[:, :-1].reshape(-1, features),
         actions.reshape(-1, controls),
         states[:, 1:].reshape(-1, features),
     )
+    unit = model.change_scale.clone()
+    for group, weight in task.loss_weights.items():
+        unit[list(task.feature_groups[group])] /= weight
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
     )
@@ -286,7 +315,7 @@ def _fit(
         if should_stop():
             save()
             raise TrainingInterrupted(f"stopped after {step} of {recipe.steps} steps")
-        _one_step(model, optimizer, generator, states, actions, recipe, step, report)
+        _one_step(model, optimizer, generator, states, actions, unit, recipe, step, report)
         step += 1
         if time.monotonic() - saved > checkpoint_seconds:
             save()
@@ -296,11 +325,12 @@ def _fit(
 
 
 def _one_step(
-    model: ResidualMLP,
+    model: Any,
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
     states: Tensor,
     actions: Tensor,
+    unit: Tensor,
     recipe: Recipe,
     step: int,
     report: Report,
@@ -314,7 +344,7 @@ def _one_step(
         model,
         states[episode, time_rows],
         actions[episode, time_rows[:, :-1]],
-        model.change_scale,
+        unit,
         recipe.smooth,
     )
     for group in optimizer.param_groups:

@@ -8,12 +8,12 @@ from typing import ClassVar
 import numpy as np
 
 from grasp_planner.tasks.data import Array, DataEnvironment
-from grasp_planner.tasks.task import Task
+from grasp_planner.tasks.maze import MazeTask
 from grasp_planner.tasks.training import Recipe
 from grasp_planner.tasks.wall_single import environment
 
 
-class WallSingleTask(Task):
+class WallSingleTask(MazeTask):
     """State (x, y) in a room of [-1, 1]², action (2,) in [-1, 1] moves up to 0.04 along each axis.
 
     The success radius is half of the wall's thickness: no goal is reached through the wall.
@@ -22,7 +22,8 @@ class WallSingleTask(Task):
     name = "wall-single"
     folder = Path(__file__).parent
     recipe = Recipe(stages=((1, 5_000), (3, 3_000), (5, 4_000)))
-    state_names = ("x", "y")
+    environment_features = 2
+    state_names: ClassVar[tuple[str, ...]] = ("x", "y")
     feature_groups: ClassVar = {"position": (0, 1)}
     step_seconds = None
     unit = "map units"
@@ -35,10 +36,14 @@ class WallSingleTask(Task):
     _stride = 0.75 * environment.STEP  # a quarter of the time is left for detours and mistakes
     _clearance = 0.05
 
-    @staticmethod
-    def make_environment() -> DataEnvironment:
+    @classmethod
+    def make_environment(cls) -> DataEnvironment:
         return environment.WallSingle()
 
     @classmethod
     def random_positions(cls, generator: np.random.Generator, count: int, margin: float) -> Array:
         return environment.random_positions(generator, count, margin)
+
+    @staticmethod
+    def push(offset: Array, states: Array) -> Array:
+        return offset / environment.STEP

@@ -20,9 +20,10 @@ SUBSTEPS = 4
 DOOR = (0.35, 0.75)
 HALF_THICKNESS = 0.05
 EXTENT = Rectangle(-1.0, 1.0, -1.0, 1.0)
+# Beyond the room, so that nobody who slides along its border passes under the wall or over it.
 WALLS = (
-    Rectangle(-HALF_THICKNESS, HALF_THICKNESS, -1.0, DOOR[0]),
-    Rectangle(-HALF_THICKNESS, HALF_THICKNESS, DOOR[1], 1.0),
+    Rectangle(-HALF_THICKNESS, HALF_THICKNESS, -1.5, DOOR[0]),
+    Rectangle(-HALF_THICKNESS, HALF_THICKNESS, DOOR[1], 1.5),
 )
 
 
