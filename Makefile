@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan test test-slow lint format train bench bench-report performance bench-step bench-plan bench-planner table tune aot clean
+.PHONY: help setup plan test test-slow lint format train bench bench-report performance bench-step bench-plan table tune aot clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -64,9 +64,6 @@ bench-step: setup ## time the fused step against eager, compiled and a copy; fai
 
 bench-plan: setup ## time whole-plan kernels for MLPs against the general path and the arithmetic (minutes)
 	$(BIN)/python bench/plan.py
-
-bench-planner: setup ## success and time of the default settings and the paper's (minutes)
-	$(BIN)/python bench/planner.py
 
 table: setup ## every planner on every task, and write docs/results.md; goes on where it stopped: out/table
 	$(BIN)/grasp eval --horizons 50,80 --problems 24 --seed 0 --out out/table

@@ -146,7 +146,7 @@ def plain_step(case: Case, compile: Compile) -> Callable[[Operands], Results]:
     @torch.no_grad()
     def call(given: Operands) -> Results:
         tensors = [given[name] for name in TENSORS]
-        found = eager_step(*tensors, hold=case.options["hold"])
+        found = eager_step(*tensors, case.options["hold"])
         written = {name: given[name] for name in ("trajectory", "actions")}
         return written | dict(zip(("goal_error", "defect", "step"), found, strict=True))
 

@@ -116,9 +116,7 @@ def search(model: Any, dynamics: MLPDynamics | None, shape: Shape, plans: int) -
     """The planner's variables, before the first iteration."""
     config = settings()
     start, goal = problems(shape, plans)
-    problem = check_problem(
-        model, config, start, goal, None, None, candidates=config.candidates
-    )
+    problem = check_problem(model, config, start, goal, None, None, candidates=config.candidates)
     stand_in = CheckedModel(model) if dynamics is None else KernelModel(dynamics)
     return _Search(stand_in, config, problem)
 

@@ -39,8 +39,8 @@ TABLE_SEED = 0  # of `make table`, which must not see what was tuned on its own 
 Changes = dict[str, Any]
 Line = dict[str, Any]
 
-# The sampling planners keep the budgets that the literature compares them by, 300 plans in each of 30
-# iterations (iCEM: falling to 100): more would buy success, and be no baseline but a slow one.
+# The sampling planners keep the budgets that the literature compares them by, 300 plans in each of
+# 30 iterations (iCEM: falling to 100): more would buy success, and be no baseline but a slow one.
 SPACES: dict[str, dict[str, tuple[Any, ...]]] = {
     "lifted-newton": {
         "hold": (3, 5, 8),

@@ -78,7 +78,7 @@ def matrix_free_newton_step_(
     solves: int = SOLVES,
     iterations: int = ITERATIONS,
     max_rows: int | None = None,
-) -> None:
+) -> Tensor:
     """The step of `lifted_newton_step_` by JVPs and VJPs; in place on trajectory and actions.
 
     Args:
@@ -89,6 +89,9 @@ def matrix_free_newton_step_(
             of held actions; two scans each. As many as there are held numbers are exact.
         max_rows: the most that the model sees at once; N is not above it.
         others: as in `lifted_newton_step_`.
+
+    Returns:
+        The goal error `|e|^2` before the step, `(N,)`.
     """
     states = trajectory[:, :-1].clone()
     most = max_rows or max(len(states) * states.shape[1], 1)
@@ -113,6 +116,7 @@ def matrix_free_newton_step_(
     step = moved - actions
     actions.copy_(moved)
     trajectory[:, 1:] += torch.stack(linear.scan(step, defect, max_state_step), 1)
+    return dot(error, error)
 
 
 def matrix_free_calls(steps: int, width: int, hold: int) -> int:

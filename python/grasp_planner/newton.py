@@ -22,7 +22,7 @@ from grasp_planner.world_model import CheckedModel
 
 PRODUCTS = ("auto", "jacobians", "matrix-free")
 MOST_JACOBIAN_FEATURES = 128
-Linear = tuple[Tensor, ...]  # F (N, T, D), dF/ds (N, T, D, D), dF/da (N, T, D, A)
+Linear = tuple[Tensor, Tensor, Tensor]  # F (N, T, D), dF/ds (N, T, D, D), dF/da (N, T, D, A)
 SMALLER, LARGER = 0.25, 6.0  # the damping's factor after a step that was good, and one that was not
 
 
@@ -60,14 +60,17 @@ class NewtonSteps:
         actions: Tensor,
         goal: Tensor,
         damping: Tensor,
-    ) -> None:
-        """One step, in place on `trajectory (N, T + 1, D)` and `actions (N, T, A)`."""
+    ) -> Tensor:
+        """One step, in place on `trajectory (N, T + 1, D)` and `actions (N, T, A)`.
+
+        Returns the goal error `(N,)` before it.
+        """
         if self.by_jacobians(trajectory.shape[2]):
             linear = model.jacobians(trajectory[:, :-1], actions, self.max_rows)
-            self.move_(trajectory, actions, linear, goal, damping)
-            return
+            return self.move_(trajectory, actions, linear, goal, damping)
+        error = torch.empty_like(damping)
         for plans in plan_blocks(len(goal), self.max_rows):
-            matrix_free_newton_step_(
+            error[plans] = matrix_free_newton_step_(
                 model.plain,
                 trajectory[plans],
                 actions[plans],
@@ -81,15 +84,19 @@ class NewtonSteps:
                 max_state_step=self.max_state_step,
                 max_rows=self.max_rows,
             )
+        return error
 
     def move_(
         self, trajectory: Tensor, actions: Tensor, linear: Linear, goal: Tensor, damping: Tensor
     ) -> Tensor:
         """The same step with the model linearised already; the goal error `(N,)` before it."""
+        prediction, state_jacobian, action_jacobian = linear
         return lifted_newton_step_(
             trajectory,
             actions,
-            *linear,
+            prediction,
+            state_jacobian,
+            action_jacobian,
             goal,
             damping=damping,
             goal_weight=self.goal_weight,
@@ -125,18 +132,27 @@ def refine_lifted(
     """
     trajectory, actions = states.clone(), actions.clone()
     damping = goal.new_full((len(goal),), steps.damping)
-    if not steps.by_jacobians(states.shape[2]):
-        for _ in range(count):
-            steps.step_(model, trajectory, actions, goal, damping)
-        return actions
-    stood: list[Tensor] = []  # trajectory, actions, and the model linearised there
     error = torch.full_like(damping, torch.inf)
+    if not steps.by_jacobians(states.shape[2]):
+        stood = [trajectory, actions]
+        for _ in range(count):  # nothing is kept to step again with: that is the next step
+            here, moved = [trajectory, actions], [trajectory.clone(), actions.clone()]
+            found = steps.step_(model, moved[0], moved[1], goal, damping)
+            better = found <= error  # equal: the same place again
+            error = torch.where(better, found, error)
+            damping = damping * torch.where(better, SMALLER, LARGER)
+            stood = [along(better, new, old) for new, old in zip(here, stood, strict=True)]
+            trajectory, actions = (
+                along(better, new, old) for new, old in zip(moved, stood, strict=True)
+            )
+        return actions
+    stood = []  # trajectory, actions, and the model linearised there
     for k in range(count):
         if k % steps.jacobians_every == 0:
             linear = model.jacobians(trajectory[:, :-1], actions, steps.max_rows)
         else:  # a chord step: new defects, old Jacobians, and the price of a forward pass
             prediction = predict(model, trajectory[:, :-1], actions, steps.max_rows)
-            linear = (prediction, *linear[1:])
+            linear = (prediction, linear[1], linear[2])
         here = [trajectory.clone(), actions.clone(), *linear]
         found = steps.move_(trajectory, actions, linear, goal, damping)
         better = found < error
@@ -147,7 +163,7 @@ def refine_lifted(
             continue
         stood = [along(better, new, old) for new, old in zip(here, stood, strict=True)]
         again = [stood[0].clone(), stood[1].clone()]
-        steps.move_(*again, tuple(stood[2:]), goal, damping)
+        steps.move_(again[0], again[1], (stood[2], stood[3], stood[4]), goal, damping)
         trajectory = along(better, trajectory, again[0])
         actions = along(better, actions, again[1])
     return actions

@@ -67,7 +67,8 @@ def test_writes_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert status_of("--case", "D=4 float32", *FAST, "--no-peers", "--out", str(out)) == 0
     found = load(out)
     green = [row for row in found["rows"] if row["gate"] == "green"]
-    assert {row["op"] for row in green} == {"lifted_step_", "lifted_loss", "gaussian_noise"}
+    ops = {"lifted_step_", "lifted_loss", "gaussian_noise", "lifted_newton_step_"}
+    assert {row["op"] for row in green} == ops
     for row in green:
         assert row.keys() >= KEYS
         assert row["median_ms"] > 0

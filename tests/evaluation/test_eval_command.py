@@ -19,8 +19,8 @@ from grasp_planner.evaluation.units import Settings, Unit
 from grasp_planner.evaluation.worker import Workshop
 
 ARGUMENTS = ["--tasks", "wall", "--horizons", "30", "--planners", "grasp-paper,lifted-newton",
-             "--problems", "4", "--seed", "5", "--no-pictures"]  # fmt: skip
-UNITS = 8
+             "--problems", "16", "--seed", "5", "--no-pictures"]  # fmt: skip
+UNITS = 32
 
 
 def started(out: Path, workers: int) -> subprocess.Popen[str]:
@@ -138,9 +138,9 @@ def test_failed_plans_are_shown_and_fail_the_command(
     monkeypatch.setattr("grasp_planner.evaluation.worker.plan_unit", refuse)
     assert status_of(*ARGUMENTS, "--out", str(tmp_path)) == 1
     shown = capsys.readouterr()
-    assert "8/8 plans, wall T=30, 8 failed" in shown.err
-    assert "8 plans could not be made" in shown.err
-    assert all(row["errors"] == 4 for row in rows(tmp_path))
+    assert f"{UNITS}/{UNITS} plans, wall T=30, {UNITS} failed" in shown.err
+    assert f"{UNITS} plans could not be made" in shown.err
+    assert all(row["errors"] == UNITS / 2 for row in rows(tmp_path))
     assert "ArithmeticError: &lt;no&gt; way" in (tmp_path / "eval.html").read_text()
     # They are results: the same command has nothing left to do, and says the same.
     assert status_of(*ARGUMENTS, "--out", str(tmp_path)) == 1
@@ -154,8 +154,8 @@ def test_other_settings_in_the_same_folder_are_refused(
 
     monkeypatch.setattr("grasp_planner.cli.eval.plan_all", interrupted)
     assert status_of(*ARGUMENTS, "--out", str(tmp_path)) == 130
-    assert status_of(*ARGUMENTS, "--problems", "5", "--out", str(tmp_path)) == 2
-    assert "problems was 4, is 5" in capsys.readouterr().err
+    assert status_of(*ARGUMENTS, "--problems", "17", "--out", str(tmp_path)) == 2
+    assert "problems was 16, is 17" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

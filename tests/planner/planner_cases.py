@@ -103,6 +103,7 @@ SMALL_POPULATION: dict[str, Any] = {
     "refine_steps": 3,
     "pool": 6,
     "score_rollouts": 2,
+    "effort_weight": 0.0,  # so that the best plan is the one that arrives best
 }
 KINDS: dict[str, tuple[type[Planner], Any, dict[str, Any]]] = {
     "cem": (CEMPlanner, CEMConfig, {"hold": 2, "samples": 12, "iterations": 4, "elites": 3}),
@@ -140,6 +141,7 @@ KINDS: dict[str, tuple[type[Planner], Any, dict[str, Any]]] = {
             "hold": 4,
             "candidates": 2,
             "refine_steps": 1,
+            "max_action_step": 0.5,  # no later step would take a long one back
         },
     ),
     "grasp": (GraspPlanner, config, {}),

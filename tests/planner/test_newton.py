@@ -358,7 +358,11 @@ def test_the_matrix_free_step_in_rows_is_the_same_step() -> None:
     found = []
     for max_rows in (None, 3):
         trajectory, moved = rolled(CheckedModel(arithmetic), start, actions), actions.clone()
-        how = {k: v for k, v in vars(steps()).items() if k not in ("products", "damping", "jacobians_every")}
+        how = {
+            k: v
+            for k, v in vars(steps()).items()
+            if k not in ("products", "damping", "jacobians_every")
+        }
         matrix_free_newton_step_(
             arithmetic, trajectory, moved, goal, damping=0.1, **{**how, "max_rows": max_rows}
         )

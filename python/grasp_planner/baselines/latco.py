@@ -43,8 +43,8 @@ class LatCoConfig(PlannerConfig):
         multiplier_every: iterations between its updates. >= 1; 5.
         multiplier_rate: exponent of an update, whose factor is from 1/2 to 2. >= 0; 0.5.
         tolerance: squared defect of a step that is good enough. > 0; 1e-6.
-        initialization: of the states: "rollout" of the first actions, or "linear" from start to goal.
-            "rollout": where a straight line crosses a wall, its middle never leaves it.
+        initialization: of the states: "rollout" of the first actions, or "linear" from start to
+            goal. "rollout": where a straight line crosses a wall, its middle never leaves it.
         spread: of the random first actions, in units of half the box. >= 0; 1.
     """
 

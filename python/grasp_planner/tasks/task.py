@@ -257,8 +257,8 @@ class Task(ABC):
         actions = self.expert_actions(problems)
         arrived = self.reached(self.imagine(actions, problems), problems)
         return {
-            "environment": float(self.execute(actions, problems).float().mean()),
-            "model": float(arrived.float().mean()),
+            "environment": float(self.execute(actions, problems).double().mean()),
+            "model": float(arrived.double().mean()),
         }
 
     # Judging plans --------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from grasp_planner.tasks.pointmaze import PointMazeTask
+from grasp_planner.tasks.pointmaze import STEP_SECONDS, PointMazeTask
 from grasp_planner.tasks.pointmaze_medium.environment import MEDIUM
 from grasp_planner.tasks.training import Recipe
 
@@ -18,8 +18,11 @@ class PointMazeMediumTask(PointMazeTask):
         transitions=600_000,
         hidden=192,
         input_gain=4.0,
-        stages=((1, 8_000), (3, 6_000), (8, 18_000)),
+        learning_rate=6e-3,
+        stages=((1, 8_000), (3, 6_000), (8, 14_000)),
     )
     map = MEDIUM
     walls = MEDIUM.walls
     extent = MEDIUM.extent
+    _stride = 2.2 * STEP_SECONDS  # it has more corners than UMaze
+    _berth = 0.2  # half-way from the wall to the middle of the corridor
