@@ -145,8 +145,11 @@ def plain_step(case: Case, compile: Compile) -> Callable[[Operands], Results]:
 
     @torch.no_grad()
     def call(given: Operands) -> Results:
-        tensors = [given[name] for name in TENSORS]
-        found = eager_step(*tensors, case.options["hold"])
+        trajectory, actions, *linear, goal = (given[name] for name in TENSORS)
+        prediction, by_state, by_action = linear
+        found = eager_step(
+            trajectory, actions, prediction, by_state, by_action, goal, case.options["hold"]
+        )
         written = {name: given[name] for name in ("trajectory", "actions")}
         return written | dict(zip(("goal_error", "defect", "step"), found, strict=True))
 
