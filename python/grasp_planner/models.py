@@ -14,6 +14,7 @@ from torch import Tensor
 
 from grasp_kernels import MLPDynamics, UnsupportedModel, mlp_jacobians, mlp_rollout
 from grasp_kernels.backends import choose
+from grasp_kernels.reference import block_sum
 from grasp_planner.world_model import CheckedModel, WorldModel
 
 KERNELS = "MLP kernels"
@@ -58,6 +59,21 @@ def roll_out(
         return model.rollout(start, actions, max_rows)
     parts = zip(start.split(max_rows), actions.split(max_rows), strict=True)
     return torch.cat([model.rollout(*part, max_rows) for part in parts])
+
+
+def predict(
+    model: KernelModel | CheckedModel, states: Tensor, actions: Tensor, max_rows: int | None
+) -> Tensor:
+    """`F` of states `(N, T, D)` and actions `(N, T, A)`, all rows at once: one-step rollouts."""
+    rows, single = states.flatten(0, 1), actions.flatten(0, 1)[:, None]
+    return roll_out(model, rows, single, max_rows)[:, 1].view_as(states)
+
+
+def terminal_cost(states: Tensor, goal: Tensor, weight: Tensor) -> Tensor:
+    """`sum_d w_d (s_T - g)_d^2` of states `(..., T + 1, D)`; inf where a state is not finite."""
+    cost = block_sum(weight * (states[..., -1, :] - goal).square())
+    finite = torch.isfinite(states).flatten(-2).all(-1) & torch.isfinite(cost)
+    return torch.where(finite, cost, torch.inf)
 
 
 def open_model(

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from grasp_kernels import lifted_newton_step_
-from grasp_kernels.reference import block_sum
 from grasp_planner.initial import plan_blocks
 from grasp_planner.matrix_free import matrix_free_calls, matrix_free_newton_step_
-from grasp_planner.models import KernelModel, roll_out
+from grasp_planner.models import KernelModel, predict, roll_out, terminal_cost
 from grasp_planner.world_model import CheckedModel
 
 PRODUCTS = ("auto", "jacobians", "matrix-free")
@@ -109,14 +108,6 @@ class NewtonSteps:
         ).goal_error
 
 
-def predict(
-    model: KernelModel | CheckedModel, states: Tensor, actions: Tensor, max_rows: int | None
-) -> Tensor:
-    """`F` of states `(N, T, D)` and actions `(N, T, A)`, all rows at once: one-step rollouts."""
-    rows, single = states.flatten(0, 1), actions.flatten(0, 1)[:, None]
-    return roll_out(model, rows, single, max_rows)[:, 1].view_as(states)
-
-
 def refine_lifted(
     model: KernelModel | CheckedModel,
     steps: NewtonSteps,
@@ -195,10 +186,3 @@ def refine_by_rollout(
         actions, states = along(better, trial, actions), along(better, trial_states, states)
         damping = damping * torch.where(better, SMALLER, LARGER)
     return actions, states, cost
-
-
-def terminal_cost(states: Tensor, goal: Tensor, weight: Tensor) -> Tensor:
-    """`sum_d w_d (s_T - g)_d^2` of states `(..., T + 1, D)`; inf where a state is not finite."""
-    cost = block_sum(weight * (states[..., -1, :] - goal).square())
-    finite = torch.isfinite(states).flatten(-2).all(-1) & torch.isfinite(cost)
-    return torch.where(finite, cost, torch.inf)

@@ -50,3 +50,8 @@ class Schedule:
         if self.kind == "linear":
             return self.start + (self.end - self.start) * progress
         return self.end + (self.start - self.end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def geometric(start: float, end: float, iteration: int, iterations: int) -> float:
+    """From `start` in iteration 1 to `end` in the last one, by the same factor each time."""
+    return float(start * (end / start) ** ((iteration - 1) / max(iterations - 1, 1)))

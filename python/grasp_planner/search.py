@@ -15,10 +15,9 @@ from torch import Tensor
 
 import grasp_kernels
 from grasp_kernels import gaussian_noise
-from grasp_kernels.reference import block_sum
 from grasp_planner.blocks import sum_blocks
 from grasp_planner.inputs import Problem, check_problem
-from grasp_planner.models import KernelModel, open_model, roll_out
+from grasp_planner.models import KernelModel, open_model, roll_out, terminal_cost
 from grasp_planner.options import PlannerConfig
 from grasp_planner.plan import Plan, warn_non_finite
 from grasp_planner.world_model import CheckedModel, WorldModel, frozen, needed
@@ -222,11 +221,9 @@ class Search:
 
     def cost_of(self, states: Tensor) -> Tensor:
         """`sum_d w_d (s_T - g)_d^2`, `(B, R)`; inf where a state is not finite."""
-        error = states[..., -1, :] - self.goal[:, None]
-        cost = block_sum(self.goal_weight * error.square())
-        finite = torch.isfinite(states).flatten(2).all(2) & torch.isfinite(cost)
-        self.sound &= finite.all(1)
-        return torch.where(finite, cost, torch.inf)
+        cost = terminal_cost(states, self.goal[:, None], self.goal_weight)
+        self.sound &= torch.isfinite(cost).all(1)
+        return cost
 
     def cost_gradient(self, actions: Tensor) -> tuple[Tensor, Tensor]:
         """`rollout`'s cost, and its gradient for one action per block, `(B, R, K, A)`."""

@@ -18,7 +18,7 @@ from grasp_planner import cli
 from grasp_planner.evaluation.units import Settings, Unit
 from grasp_planner.evaluation.worker import Workshop
 
-ARGUMENTS = ["--tasks", "wall", "--horizons", "30", "--planners", "grasp-paper,cem",
+ARGUMENTS = ["--tasks", "wall", "--horizons", "30", "--planners", "grasp-paper,gradient",
              "--problems", "10", "--seed", "5", "--no-pictures"]  # fmt: skip
 UNITS = 20
 

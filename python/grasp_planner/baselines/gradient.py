@@ -12,6 +12,7 @@ from grasp_kernels.checks import OPTIMIZERS
 from grasp_planner.blocks import first_of_blocks, hold_actions
 from grasp_planner.options import PlannerConfig, choice, integer, number, positive
 from grasp_planner.population import fresh_actions
+from grasp_planner.schedules import geometric
 from grasp_planner.search import RolloutPlanner, Search
 
 
@@ -39,8 +40,7 @@ class GradientConfig(PlannerConfig):
 
     def lr_of(self, iteration: int) -> float:
         """In iteration 1, 2, ..."""
-        progress = (iteration - 1) / max(self.iterations - 1, 1)
-        return float(self.lr * (self.last_lr / self.lr) ** progress)
+        return geometric(self.lr, self.last_lr, iteration, self.iterations)
 
 
 class GradientPlanner(RolloutPlanner):

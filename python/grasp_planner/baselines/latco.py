@@ -20,9 +20,10 @@ from torch import Tensor
 
 from grasp_kernels import action_step_
 from grasp_planner.blocks import hold_actions, sum_blocks
-from grasp_planner.models import roll_out
+from grasp_planner.models import predict
 from grasp_planner.options import PlannerConfig, choice, integer, number, positive
 from grasp_planner.population import fresh_actions
+from grasp_planner.schedules import geometric
 from grasp_planner.search import RolloutPlanner, Search
 from grasp_planner.world_model import needed
 
@@ -64,7 +65,7 @@ class LatCoConfig(PlannerConfig):
 
     def lr_of(self, iteration: int) -> float:
         """The factor on both steps in iteration 1, 2, ..."""
-        return float(self.last_lr ** ((iteration - 1) / max(self.iterations - 1, 1)))
+        return geometric(1.0, self.last_lr, iteration, self.iterations)
 
 
 class LatCoPlanner(RolloutPlanner):
@@ -153,10 +154,8 @@ class LatCoPlanner(RolloutPlanner):
                 trajectory.detach().requires_grad_(),
                 actions.detach().requires_grad_(),
             )
-            rows = states[:, :-1].reshape(-1, states.shape[2])
-            single = controls.reshape(-1, 1, controls.shape[2])
-            prediction = roll_out(search.model, rows, single, search.config.max_rows)[:, 1]
-            defect = (prediction.view_as(states[:, 1:]) - states[:, 1:]).square().sum(-1)
+            prediction = predict(search.model, states[:, :-1], controls, search.config.max_rows)
+            defect = (prediction - states[:, 1:]).square().sum(-1)
             arrival = (search.goal_weight * (states[:, -1] - goal).square()).sum()
             loss = (multiplier * defect).sum() + arrival
         by_state, by_action = torch.autograd.grad(loss, (states, controls), allow_unused=True)

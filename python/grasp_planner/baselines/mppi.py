@@ -13,6 +13,7 @@ from torch import Tensor
 
 from grasp_planner.blocks import first_of_blocks, hold_actions
 from grasp_planner.options import PlannerConfig, integer, positive
+from grasp_planner.schedules import geometric
 from grasp_planner.search import RolloutPlanner, Search
 
 
@@ -38,8 +39,7 @@ class MPPIConfig(PlannerConfig):
 
     def std_of(self, iteration: int) -> float:
         """In iteration 1, 2, ..."""
-        progress = (iteration - 1) / max(self.iterations - 1, 1)
-        return float(self.std * (self.last_std / self.std) ** progress)
+        return geometric(self.std, self.last_std, iteration, self.iterations)
 
 
 class MPPIPlanner(RolloutPlanner):

@@ -23,6 +23,7 @@ from grasp_planner.config import GraspConfig
 from grasp_planner.plan import Plan
 from grasp_planner.planner import GraspPlanner
 from grasp_planner.plots import animate_execution, draw_plan
+from grasp_planner.presets import planner_config
 from grasp_planner.tasks import MissingExtraError, Problems, Task
 from grasp_planner.tasks.requirements import require
 
@@ -147,16 +148,9 @@ def task_config(
     task: Task, *, horizon: int, seed: int = 0, paper: bool = False, **changes: Any
 ) -> GraspConfig:
     """The planner's settings for this task, the default ones or the paper's, with `changes`."""
-    settings: dict[str, Any] = {
-        "horizon": horizon,
-        "seed": seed,
-        "action_low": tuple(task.action_low.tolist()),
-        "action_high": tuple(task.action_high.tolist()),
-        "state_scale": tuple(task.state_scale.tolist()),
-        "goal_feature_weight": tuple(task.goal_weight_features.tolist()),
-        **changes,
-    }
-    return GraspConfig.paper(**settings) if paper else GraspConfig(**settings)
+    name = "grasp-paper" if paper else "grasp"
+    config: GraspConfig = planner_config(name, task, horizon=horizon, seed=seed, **changes)
+    return config
 
 
 def timed_plan(

@@ -156,7 +156,7 @@ class Task(ABC):
     @classmethod
     def new_model(cls, recipe: Recipe, state_features: int, action_features: int) -> nn.Module:
         """An untrained world model; the caller has seeded torch."""
-        model = ResidualMLP(
+        model: Any = cls.architecture(
             state_features, action_features, hidden=recipe.hidden, layers=recipe.layers
         )
         with torch.no_grad():

@@ -55,16 +55,6 @@ class WallPixelsTask(WallSingleTask):
         return self.encoder.see(environment_states)
 
     @classmethod
-    def new_model(cls, recipe: Recipe, state_features: int, action_features: int) -> nn.Module:
-        model = PixelModel(
-            state_features, action_features, hidden=recipe.hidden, layers=recipe.layers
-        )
-        with torch.no_grad():
-            for parameter in model.network[0].parameters():
-                parameter.mul_(recipe.input_gain)
-        return model
-
-    @classmethod
     def train(
         cls,
         recipe: Recipe,
