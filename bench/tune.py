@@ -44,7 +44,8 @@ Line = dict[str, Any]
 SPACES: dict[str, dict[str, tuple[Any, ...]]] = {
     "lifted-newton": {
         "hold": (3, 5, 8),
-        "rounds": (1, 2, 3, 4),
+        "rounds": (2, 3, 6, 8),
+        "enough": (0.0, 0.25, 0.4),
         "samples": (128, 256, 512),
         "resamples": (64, 128, 256),
         "candidates": (4, 8, 16),
@@ -53,7 +54,9 @@ SPACES: dict[str, dict[str, tuple[Any, ...]]] = {
         "jacobians_every": (1, 2),
         "damping": (1e-4, 1e-3, 1e-2),
         "max_action_step": (0.25, 0.5, 1.0),
-        "wander": (0.2, 0.4, 0.8),
+        "spread": (1.3, 1.6, 2.0, 3.0),
+        "wander": (0.1, 0.2, 0.4),
+        "changes": (4.0, 5.0, 8.0, 16.0),
         "elite_share": (0.2, 0.35, 0.5),
         "elite_noise": (0.35, 0.7),
         "score_rollouts": (0, 4, 8, 16),

@@ -4,7 +4,7 @@ Sampling is good at finding a way round a wall and bad at arriving; Gauss-Newton
 each round rolls out a population of held random actions once, refines the best few by a handful of
 lifted Gauss-Newton steps, all time steps at once, and compares what comes out by a *robust* cost,
 the mean over a few rollouts with noise, which closes much of the gap between model and reality. The
-next rounds sample around what was found.
+next rounds sample around what was found, for the problems whose plans do not arrive yet.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ class LiftedNewtonConfig(PlannerConfig):
     in units of `state_scale`.
 
     Attributes:
-        rounds: of sampling, refining, comparing. >= 1; 3.
+        rounds: of sampling, refining, comparing, at most. >= 1; 6.
+        enough: a problem whose best plan has a robust score of at most this takes no part in later
+            rounds. A score is about 0.15 where a plan arrives whatever the noise, above 1 where it
+            is lost. >= 0; 0.25. With 0 all rounds are made, and none waits for the device.
         samples: plans of a problem that are rolled out in the first round. >= 1; 256.
         resamples: in every later one. >= 1; 96.
         candidates: the best of them, which are refined. 1 to `samples` and `resamples`; 6.
@@ -48,9 +51,11 @@ class LiftedNewtonConfig(PlannerConfig):
         damping: lambda of a step, relative to the mean squared sensitivity; where it starts, for
             "rollout". >= 0; 1e-3.
         max_action_step, max_state_step: the most that a step changes a number. > 0; 1, 2.
-        spread: of fresh samples: they are clipped from a uniform distribution this wide. > 0; 1.3.
+        spread: of fresh samples: they are clipped from a uniform distribution this wide. > 0; 1.6.
         least_amplitude: each fresh sample is scaled by a number from here to 1. 0 to 1; 1.
-        wander: of a fresh sample from one block to the next, where it does not jump. >= 0; 0.4.
+        wander: of a fresh sample from one block to the next, where it does not jump. >= 0; 0.2.
+        changes: how often a fresh sample jumps on its way, on average, at most; each has its own
+            number from 1 to this. >= 1; 5.
         elite_share, crossover_share: of a later round's samples, those near what was refined, and
             those that take each action feature from one of two good plans; the rest is fresh. 0 to
             1, together at most 1; 0.5, 0.25.
@@ -62,12 +67,13 @@ class LiftedNewtonConfig(PlannerConfig):
         score_state_noise: of the start. >= 0; 0.05.
         effort_weight: of the mean squared action e, as `e / (1 + e)`, in the score of a candidate
             that arrives: models err most where actions are large. 0 to 1; 0.25.
-        score_scale: a cost c counts as `c / (c + score_scale)`: below it a plan has arrived, above
-            it is lost anyway. > 0; 0.05.
+        score_scale: a cost c counts as `c / (c + s)`, where s is this times the sum of the goal
+            weights: below s a plan has arrived, above it is lost. > 0; 0.025.
     """
 
     hold: int = integer(5, 1)
-    rounds: int = integer(3, 1)
+    rounds: int = integer(6, 1)
+    enough: float = number(0.25)
     samples: int = integer(256, 1)
     resamples: int = integer(96, 1)
     candidates: int = integer(6, 1)
@@ -78,9 +84,10 @@ class LiftedNewtonConfig(PlannerConfig):
     damping: float = number(1e-3)
     max_action_step: float = positive(1.0)
     max_state_step: float = positive(2.0)
-    spread: float = positive(1.3)
+    spread: float = positive(1.6)
     least_amplitude: float = number(1.0, 0.0, 1.0)
-    wander: float = number(0.4)
+    wander: float = number(0.2)
+    changes: float = number(5.0, 1.0)
     elite_share: float = number(0.5, 0.0, 1.0)
     crossover_share: float = number(0.25, 0.0, 1.0)
     elite_noise: float = number(0.7)
@@ -89,7 +96,7 @@ class LiftedNewtonConfig(PlannerConfig):
     score_action_noise: float = number(0.05)
     score_state_noise: float = number(0.05)
     effort_weight: float = number(0.25, 0.0, 1.0)
-    score_scale: float = positive(0.05)
+    score_scale: float = positive(0.025)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -168,6 +175,17 @@ class _Population:
             compared = torch.cat(rivals, 1)
             self.archive.add(compared, *self.score(compared))
             search.done(r + 1)
+            if config.enough > 0 and r + 1 < config.rounds:
+                self.leave(self.archive.best_score <= config.enough)
+            if len(search.live) == 0:
+                break
+
+    def leave(self, arrived: Tensor) -> None:
+        """Later rounds are without the problems that have `arrived (B',)`; waits for the device."""
+        if bool(arrived.any()):
+            self.search.leave(arrived)
+            self.pool = self.pool[~arrived]
+            self.archive.keep(~arrived)
 
     def refine(self, blocks: Tensor, states: Tensor) -> Tensor:
         """Second-order steps on the chosen candidates."""
@@ -197,9 +215,14 @@ class _Population:
         return self.search.normals(count, self.config.blocks, self.width, stream)
 
     def fresh(self, count: int, stream: int) -> Tensor:
-        search = self.search
+        search, blocks = self.search, self.config.blocks
         values = fresh_actions(
-            search, count, stream, spread=self.config.spread, wander=self.config.wander
+            search,
+            count,
+            stream,
+            spread=self.config.spread,
+            wander=self.config.wander,
+            keep=(1 - self.config.changes / blocks, 1 - 1 / blocks),
         )
         sizes = uniform(self.noise(count, stream + 6)[:, :, :1, :1], self.config.least_amplitude)
         return search.clip(search.centre + search.half_width * sizes * values)
@@ -265,7 +288,7 @@ class _Population:
         states = search.imagine(search.clip(noisy).flatten(1, 2), start.flatten(1, 2))
         cost = search.cost_of(states).unflatten(1, (count, copies))
         exact_states = states.unflatten(1, (count, copies))[:, :, 0]
-        share = cost / (cost + config.score_scale)
+        share = cost / (cost + config.score_scale * search.goal_weight.sum())
         share = torch.where(torch.isfinite(cost), share, torch.inf)
         exact, noisy = share[:, :, 0], share[:, :, min(1, copies - 1) :].mean(2)
         effort = ((actions - search.centre) / search.half_width).square().mean((2, 3))
@@ -296,7 +319,15 @@ class _Archive:
         search.choose(better, actions, states[rows, which], cost[rows, which])
         self.best_score = torch.where(better, least, self.best_score)
 
+    def keep(self, rows: Tensor) -> None:
+        """Only the problems `rows (B',)` from now on."""
+        assert self.blocks is not None
+        assert self.scores is not None
+        self.blocks, self.scores = self.blocks[rows], self.scores[rows]
+        self.best_score = self.best_score[rows]
+
     def best(self, count: int) -> Tensor:
+        """The blocks `(B', count, K, A)` of the best scores, in order."""
         assert self.blocks is not None
         assert self.scores is not None
         return take(self.blocks, smallest(self.scores, count))

@@ -161,12 +161,20 @@ class Search:
         self.best_states[:, 0] = self.start
         self.sound = torch.ones_like(self.best_cost, dtype=torch.bool)
         self.history: list[Tensor] = []
+        #: The problems that are still searched; `start`, `goal`, `warm`, all rollouts are theirs.
+        self.live = torch.arange(problem.plans, device=self.start.device)
+
+    def leave(self, found: Tensor) -> None:
+        """The live problems where `found (B',)` are done; their best plans stay what they are."""
+        self.live, self.start, self.goal, self.warm = (
+            values[~found] for values in (self.live, self.start, self.goal, self.warm)
+        )
 
     # ------------------------------------------------------------------------------ noise, bounds
 
     def normals(self, count: int, steps: int, features: int, iteration: int) -> Tensor:
         """White noise `(B, count, steps, features)`, a function of seed, plan id and iteration."""
-        ids = self.problem.problem_ids[:, None] * self.samples
+        ids = self.problem.problem_ids[self.live, None] * self.samples
         ids = ids + torch.arange(count, device=ids.device)
         noise = gaussian_noise(
             ids.numel(),
@@ -222,7 +230,8 @@ class Search:
     def cost_of(self, states: Tensor) -> Tensor:
         """`sum_d w_d (s_T - g)_d^2`, `(B, R)`; inf where a state is not finite."""
         cost = terminal_cost(states, self.goal[:, None], self.goal_weight)
-        self.sound &= torch.isfinite(cost).all(1)
+        sound = self.sound[self.live] & torch.isfinite(cost).all(1)
+        self.sound = self.sound.index_copy(0, self.live, sound)
         return cost
 
     def cost_gradient(self, actions: Tensor) -> tuple[Tensor, Tensor]:
@@ -262,13 +271,20 @@ class Search:
             return
         least, which = cost.min(1)
         rows = torch.arange(len(which), device=which.device)
-        self.choose(least < self.best_cost, actions[rows, which], states[rows, which], least)
+        self.choose(
+            least < self.best_cost[self.live], actions[rows, which], states[rows, which], least
+        )
 
     def choose(self, where: Tensor, actions: Tensor, states: Tensor, cost: Tensor) -> None:
-        """From now on these are the best of the problems `where (B,)`."""
-        self.best_cost = torch.where(where, cost, self.best_cost)
-        self.best_actions = torch.where(where[:, None, None], actions, self.best_actions)
-        self.best_states = torch.where(where[:, None, None], states, self.best_states)
+        """From now on these are the best of the live problems `where (B',)`."""
+        self.best_cost = self._chosen(where, cost, self.best_cost)
+        self.best_actions = self._chosen(where, actions, self.best_actions)
+        self.best_states = self._chosen(where, states, self.best_states)
+
+    def _chosen(self, where: Tensor, new: Tensor, best: Tensor) -> Tensor:
+        """`best (B, ...)` with `new (B', ...)` in it; selecting by a mask would wait for it."""
+        mask = where.view(-1, *[1] * (best.dim() - 1))
+        return best.index_copy(0, self.live, torch.where(mask, new, best[self.live]))
 
     def done(self, iteration: int) -> None:
         """An iteration is over: remember the best cost, tell who asked to know."""

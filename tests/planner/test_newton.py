@@ -369,3 +369,35 @@ def test_the_matrix_free_step_in_rows_is_the_same_step() -> None:
         found.append((trajectory, moved))
     for a, b in zip(*found, strict=True):
         assert cases.same_bits(a, b)
+
+
+# --------------------------------------------------------------------------- who takes part in what
+
+
+def test_who_has_arrived_takes_no_part_in_later_rounds() -> None:
+    """Rows of the model are counted: the one that arrives at once costs one round, no more."""
+    start = torch.zeros(2, 4)
+    goal = torch.zeros(2, 4)
+    goal[1] = 50.0  # out of reach
+    rows: list[int] = []
+
+    def counted(state: Tensor, action: Tensor) -> Tensor:
+        rows.append(len(state))
+        return cases.arithmetic(state, action)
+
+    changes = {"rounds": 4, "score_rollouts": 0, "enough": 0.1}
+    plans, work = [], []
+    for chosen in (slice(0, 1), slice(1, 2), slice(0, 2)):
+        rows.clear()
+        planner = cases.planner("lifted-newton rollout", counted, **changes)
+        ids = torch.arange(2)[chosen]
+        plans.append(planner.plan(start[chosen], goal[chosen], plan_ids=ids))
+        work.append(sum(rows))
+    near, far, both = plans
+    assert (near.iterations, far.iterations, both.iterations) == (1, 4, 4)
+    assert 3 * work[0] < work[1]
+    assert work[2] == work[0] + work[1]
+    assert near.cost < 1e-3
+    assert torch.equal(both.actions, torch.cat((near.actions, far.actions)))
+    assert torch.equal(both.states, torch.cat((near.states, far.states)))
+    assert torch.equal(both.loss_history[1:, 0], near.loss_history[-1].expand(3, 1))

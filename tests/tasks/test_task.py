@@ -78,8 +78,7 @@ def test_an_expert_solves_the_problems(task: tasks.Task, length: int) -> None:
     problems = task.sample_problems(40, horizon=task.horizons[length], seed=1)
     share = task.expert_check(problems)
     assert share["environment"] >= 0.95
-    # The 20-joint model is not good enough yet: joints at their limits jolt all others.
-    assert share["model"] >= (0.4 if task.name == "arm-20" else 0.9)
+    assert share["model"] >= 0.9
 
 
 def test_impossible_horizons_fail_clearly(task: tasks.Task) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from grasp_planner.tasks.arm import environment
-from grasp_planner.tasks.arm.environment import joints_of, limit, link_points, states_of
+from grasp_planner.tasks.arm.environment import joints_of, limit, link_points, push_back, states_of
 from grasp_planner.tasks.data import BEHAVIOURS, Array, Behaviour, DataEnvironment
 from grasp_planner.tasks.task import Draws, Problems, Task
 from grasp_planner.tasks.training import Recipe
@@ -24,12 +25,12 @@ _PACE = 0.6
 """Share of the fastest speed that reaches every goal in time."""
 
 _RECIPE = Recipe(
-    transitions=400_000,
+    transitions=800_000,
     hidden=256,
     input_gain=1.0,
     learning_rate=4e-3,
     smooth=0.02,
-    stages=((1, 16_000), (3, 6_000), (8, 8_000)),
+    stages=((1, 44_000), (8, 11_000)),
 )
 
 
@@ -82,6 +83,30 @@ class ArmTask(Task):
         self.goal_weight_features[:-2] = 0.0
 
     @classmethod
+    def new_model(cls, recipe: Recipe, state_features: int, action_features: int) -> nn.Module:
+        """Each unit of the first layer starts with one link or joint: dense ones learn slowly."""
+        model: Any = super().new_model(recipe, state_features, action_features)
+        n, first = cls.joints, model.network[0]
+        postures = environment.random_angles(np.random.default_rng(0), 4096, n)
+        spread = torch.from_numpy(np.cumsum(postures, -1).std(0)).float()
+        chain = torch.tril(torch.ones(n, n))  # joints -> links
+        bend, action = torch.linalg.inv(chain) / limit(n), 0.6
+        weight = 0.02 * torch.randn(first.weight.shape)
+        for unit in range(len(weight)):
+            k, (a, b, c, d) = unit % n, torch.randn(4)
+            if unit // n % 2 == 0:  # a joint: angle, velocity, command
+                weight[unit, :n] += 1.5 * a * bend[k] * spread
+                weight[unit, n : 2 * n] += 0.3 * b * bend[k] * spread
+                weight[unit, 2 * n + 2 + k] += c * action
+                first.bias.data[unit] = 0.7 * d
+            else:  # a link: direction, commands of all joints before it
+                weight[unit, k] += a * spread[k]
+                weight[unit, 2 * n + 2 :] += b * chain[k] / (2 * chain[k].norm())
+                first.bias.data[unit] = np.pi * (2 * torch.rand(()) - 1)
+        first.weight.data.copy_(weight)
+        return model
+
+    @classmethod
     def make_environment(cls) -> DataEnvironment:
         return environment.Arm(cls.joints)
 
@@ -112,6 +137,7 @@ class ArmTask(Task):
             gain = arms[..., 0] * gap[..., 1] - arms[..., 1] * gap[..., 0]
             close = np.minimum(1.0, 10 * np.hypot(gap[..., 0], gap[..., 1]))
             turn = fastest * close * gain / (np.abs(gain).max(-1, keepdims=True) + 1e-12)
+            turn -= push_back(angles) * environment.STEP_SECONDS
             angles = np.clip(angles + turn, -limit(self.joints), limit(self.joints))
         return np.hypot(*(goal[:, -2:] - link_points(np.cumsum(angles, -1))[:, -1]).T)
 
@@ -130,8 +156,13 @@ class ArmTask(Task):
         ramp = max(1, round(problems.horizon * 3 / 4))
         actions = np.empty((len(problems), problems.horizon, self.joints))
         for t in range(problems.horizon):
-            late = start + way * min(1.0, t / ramp) - joints_of(states)[0]
-            velocity = 5 * late + way * float(t < ramp) / (ramp * environment.STEP_SECONDS)
+            angles = joints_of(states)[0]
+            late = start + way * min(1.0, t / ramp) - angles
+            velocity = (
+                push_back(angles)
+                + 5 * late
+                + way * float(t < ramp) / (ramp * environment.STEP_SECONDS)
+            )
             actions[:, t] = np.clip(velocity / limit(self.joints), -1, 1).astype(np.float32)
             states = self.environment.simulate(states, actions[:, t : t + 1])[:, -1]
         return torch.from_numpy(actions).float()
@@ -161,7 +192,7 @@ class Arm6Task(ArmTask):
     name = "arm-6"
     joints = 6
     folder = Path(__file__).parent / "arm-6"
-    recipe = _RECIPE
+    recipe = replace(_RECIPE, transitions=200_000, stages=((1, 10_000), (8, 2_000)))
 
 
 class Arm20Task(ArmTask):

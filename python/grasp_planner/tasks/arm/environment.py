@@ -1,9 +1,12 @@
 """A planar arm in MuJoCo: a chain of hinges, pushed by velocity servos, without gravity.
 
-The links are `1 / joints` long, weigh 0.25 kg together and pass through each other. All hinges have
+The links are `1 / joints` long, weigh 0.05 kg together and pass through each other. All hinges have
 the same limit to either side; bent fully one way, they turn the arm once around. Servos drive the
-joints towards the commanded velocities, with a lag of 0.03 s of their own, and more where they
-carry each other. One action acts for 0.05 s: frame skip 5 of 0.01 s.
+joints towards the commanded velocities, with a lag of 0.0125 s of their own, and a bit more where
+they carry each other. Near its limit a servo holds against it: it takes `bend * (angle / bend)**7`
+off the commanded velocity, nothing in mid-range and all of the fastest at the limit, so that the
+hard stop is hardly ever met; a joint left alone leaves the margin again. One action acts for
+0.05 s: frame skip 5 of 0.01 s.
 
 The state describes links, not joints: the direction of each link in the plane, how fast it turns,
 and where the tip is. A link's share in the tip's motion then depends on that link alone.
@@ -21,14 +24,21 @@ from grasp_planner.tasks.requirements import require
 TIMESTEP = 0.01
 FRAME_SKIP = 5
 STEP_SECONDS = 0.05
-_MASS = 0.25  # of all links, kg
+_MASS = 0.05  # of all links, kg
 _ARMATURE = 0.25  # of a joint's gears, kg m2
-_GAIN = 8.0  # of a joint's servo, N m s / rad
+_GAIN = 20.0  # of a joint's servo, N m s / rad
+_STOP = 7  # an odd power: how late and how hard a servo holds against the joint's limit
 
 
 def limit(joints: int) -> float:
     """How far each joint turns to either side, rad; its fastest speed, rad/s, is the same."""
     return float(2 * np.pi / joints)
+
+
+def push_back(angles: Array) -> Array:
+    """The velocities, rad/s, that servos take off the commanded ones: all of it at a limit."""
+    bend = limit(angles.shape[-1])
+    return np.asarray(bend * (angles / bend) ** _STOP)
 
 
 def link_points(directions: Array) -> Array:
@@ -118,7 +128,7 @@ class Arm:
             self._mujoco.mj_resetData(self._model, data)  # its warm start would couple the plans
             data.qpos[:], data.qvel[:] = angles[b, 0], velocities[b, 0]
             for t in range(steps):
-                data.ctrl[:] = commands[b, t]
+                data.ctrl[:] = commands[b, t] - push_back(angles[b, t])
                 self._mujoco.mj_step(self._model, data, FRAME_SKIP)
                 angles[b, t + 1], velocities[b, t + 1] = data.qpos, data.qvel
         return states_of(angles, velocities)

@@ -21,7 +21,7 @@ class WallSingleTask(MazeTask):
 
     name = "wall-single"
     folder = Path(__file__).parent
-    recipe = Recipe(stages=((1, 5_000), (3, 3_000), (5, 4_000)))
+    recipe = Recipe(stages=((1, 20_000), (3, 12_000), (5, 16_000)))
     environment_features = 2
     state_names: ClassVar[tuple[str, ...]] = ("x", "y")
     feature_groups: ClassVar = {"position": (0, 1)}
