@@ -45,7 +45,7 @@ SPACES: dict[str, dict[str, tuple[Any, ...]]] = {
     "lifted-newton": {
         "hold": (3, 5, 8),
         "rounds": (2, 3, 6, 8),
-        "enough": (0.0, 0.25, 0.4),
+        "enough": (0.0, 0.2, 0.3, 0.4),
         "samples": (128, 256, 512),
         "resamples": (64, 128, 256),
         "candidates": (4, 8, 16),

@@ -36,7 +36,7 @@ class LiftedNewtonConfig(PlannerConfig):
         rounds: of sampling, refining, comparing, at most. >= 1; 6.
         enough: a problem whose best plan has a robust score of at most this takes no part in later
             rounds. A score is about 0.15 where a plan arrives whatever the noise, above 1 where it
-            is lost. >= 0; 0.25. With 0 all rounds are made, and none waits for the device.
+            is lost. >= 0; 0.3. With 0 all rounds are made, and none waits for the device.
         samples: plans of a problem that are rolled out in the first round. >= 1; 256.
         resamples: in every later one. >= 1; 96.
         candidates: the best of them, which are refined. 1 to `samples` and `resamples`; 6.
@@ -44,8 +44,8 @@ class LiftedNewtonConfig(PlannerConfig):
             rollout, with one more rollout per step (Levenberg-Marquardt). "lifted".
         refine_steps: of them. >= 0; 6.
         jacobians_every: lifted steps that share one set of Jacobians; the steps in between see new
-            defects alone and cost as much as a forward pass. >= 1; None is D / 8, rounded up, so
-            that an iteration costs about as much as 8 forward passes however large states are.
+            defects alone and cost as much as a forward pass. >= 1; None is D / 4, rounded up, so
+            that an iteration costs about as much as 5 forward passes however large states are.
         products: "jacobians" of every time step, "matrix-free" products of conjugate gradients, or
             "auto": Jacobians up to 128 state features.
         damping: lambda of a step, relative to the mean squared sensitivity; where it starts, for
@@ -73,7 +73,7 @@ class LiftedNewtonConfig(PlannerConfig):
 
     hold: int = integer(5, 1)
     rounds: int = integer(6, 1)
-    enough: float = number(0.25)
+    enough: float = number(0.3)
     samples: int = integer(256, 1)
     resamples: int = integer(96, 1)
     candidates: int = integer(6, 1)
@@ -151,7 +151,7 @@ class _Population:
             max_state_step=self.config.max_state_step,
             damping=self.config.damping,
             products=self.config.products,
-            jacobians_every=self.config.jacobians_every or -(-problem.state_features // 8),
+            jacobians_every=self.config.jacobians_every or -(-problem.state_features // 4),
             max_rows=self.config.max_rows,
         )
         self.width = problem.action_features
