@@ -43,6 +43,7 @@ from grasp_planner.cli.arguments import positive
 from grasp_planner.inputs import check_problem
 from grasp_planner.models import KernelModel
 from grasp_planner.planner import _Search
+from grasp_planner.search import Budget
 from grasp_planner.tasks.mlp import ResidualMLP
 from grasp_planner.world_model import CheckedModel, frozen
 from rich.console import Console
@@ -118,7 +119,7 @@ def search(model: Any, dynamics: MLPDynamics | None, shape: Shape, plans: int) -
     start, goal = problems(shape, plans)
     problem = check_problem(model, config, start, goal, None, None, candidates=config.candidates)
     stand_in = CheckedModel(model) if dynamics is None else KernelModel(dynamics)
-    return _Search(stand_in, config, problem)
+    return _Search(stand_in, config, problem, Budget(None, start.device))
 
 
 def general_iteration(found: _Search) -> Callable[[], object]:

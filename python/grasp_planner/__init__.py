@@ -18,6 +18,7 @@ from grasp_planner.baselines import (
 from grasp_planner.config import GraspConfig
 from grasp_planner.lifted_newton import LiftedNewtonConfig, LiftedNewtonPlanner
 from grasp_planner.models import GeneralPathWarning
+from grasp_planner.mpc import MPC, Control
 from grasp_planner.options import PlannerConfig
 from grasp_planner.plan import NonFiniteWarning, Plan
 from grasp_planner.planner import GraspPlanner
@@ -26,8 +27,10 @@ from grasp_planner.search import Moment, Planner
 from grasp_planner.world_model import WorldModel
 
 __all__ = [
+    "MPC",
     "CEMConfig",
     "CEMPlanner",
+    "Control",
     "GeneralPathWarning",
     "GradientConfig",
     "GradientPlanner",

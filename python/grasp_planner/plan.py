@@ -26,6 +26,8 @@ class Plan:
         loss_history: `(iterations, B, R)`: of `GraspPlanner` the total lifted loss before each
             iteration's step, of all others the best cost after each.
         iterations: how many iterations ran.
+        out_of_time: whether the time budget ended the search: what is returned is the best until
+            then.
         model_calls: evaluations of the model, or of its gradient, that had to wait for one another:
             a rollout of T steps is T, its gradient T more, a lifted iteration 2, however many rows
             each has. With enough parallel hardware, time is proportional to it.
@@ -46,6 +48,7 @@ class Plan:
     finite: Tensor
     backend: str
     path: str
+    out_of_time: bool = False
     snapshots: dict[int, Tensor] = field(default_factory=dict)
 
 

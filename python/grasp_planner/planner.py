@@ -21,7 +21,7 @@ from grasp_planner.initial import initialise, plan_blocks, schedule_table, state
 from grasp_planner.inputs import Problem, check_problem, check_snapshots
 from grasp_planner.models import KernelModel
 from grasp_planner.plan import Plan, warn_non_finite
-from grasp_planner.search import Moment, Planner, Progress, Trace, box
+from grasp_planner.search import Budget, Moment, Planner, Progress, Trace, box
 from grasp_planner.world_model import CheckedModel, frozen, needed
 
 
@@ -46,6 +46,7 @@ class GraspPlanner(Planner):
         *,
         actions: Tensor | None = None,
         plan_ids: Tensor | None = None,
+        time_budget_ms: float | None = None,
         snapshots: Collection[int] = (),
         progress: Progress | None = None,
         trace: Trace | None = None,
@@ -58,6 +59,10 @@ class GraspPlanner(Planner):
             plan_ids: `(B,)` int64, 0 <= id < 2**63 / R: the name of each problem for its noise;
                 None is 0 ... B - 1. The same id gives the same plan alone, in a batch, or in
                 chunks.
+            time_budget_ms: milliseconds after which no further iteration begins: after one more
+                rollout the best plan so far is returned, and `Plan.out_of_time` says so. At least
+                one iteration is made, or one launch of several where the whole plan is in a kernel.
+                None is no limit.
             snapshots: iterations (0 is the initialisation) whose virtual states are kept.
             progress: called with k after every iteration is issued.
             trace: called with a `Moment` after the first rollout and after every sync.
@@ -80,12 +85,13 @@ class GraspPlanner(Planner):
                 dynamics, path = whole_plan.find_dynamics(
                     self.world_model, self.config, problem.start, problem.state_scale
                 )
+                budget = Budget(time_budget_ms, problem.start.device)
                 if dynamics is None:
                     model = CheckedModel(self.world_model, problem.state_scale)
-                    search = _Search(model, self.config, problem, trace)
+                    search = _Search(model, self.config, problem, budget, trace)
                     search.run(wanted, progress)
                 else:
-                    search = _Search(KernelModel(dynamics), self.config, problem, trace)
+                    search = _Search(KernelModel(dynamics), self.config, problem, budget, trace)
                     whole_plan.run(search, dynamics, wanted, progress)
                 return search.result(path)
 
@@ -94,9 +100,15 @@ class _Search:
     """The variables of one call of `plan`, and the loop that moves them."""
 
     def __init__(
-        self, model: Any, config: GraspConfig, problem: Problem, trace: Trace | None = None
+        self,
+        model: Any,
+        config: GraspConfig,
+        problem: Problem,
+        budget: Budget,
+        trace: Trace | None = None,
     ) -> None:
         self.config = config
+        self.budget = budget
         self.trace = trace
         self.iteration = self.model_calls = 0
         self.problem = problem
@@ -141,7 +153,9 @@ class _Search:
             self.snapshot(k, snapshots)
             if progress is not None:
                 progress(k)
-        self.sync(config.final_sync_steps)
+            if self.budget.check():
+                break
+        self.sync(0 if self.budget.spent else config.final_sync_steps)
 
     def fused_pass(self, k: int) -> Tensor:
         """States step, actions' gradient returned: nothing but the model and the fused kernel."""
@@ -268,6 +282,8 @@ class _Search:
             for _ in range(steps):
                 gradient = self.judge(with_gradient=True)
                 self.move_actions(gradient, memory, config.sync_lr, config.sync_optimizer)
+                if self.budget.check():
+                    break
         self.judge(follow=True)
         self.tell()
 
@@ -355,7 +371,7 @@ class _Search:
         cost = self.best_cost.view(shape)
         best_cost, rows = self.best_rows()
         finite = torch.isfinite(cost)
-        history = self.loss_history.unflatten(-1, shape)
+        history = self.loss_history[: self.iteration].unflatten(-1, shape)
         sound = self.sound.view(shape)
         if not bool(sound.all()):
             warn_non_finite(sound, problem.problem_ids)
@@ -367,11 +383,12 @@ class _Search:
             cost=best_cost,
             candidate_cost=cost,
             loss_history=history,
-            iterations=config.iterations,
+            iterations=self.iteration,
             model_calls=self.model_calls,
             finite=finite.any(-1),
             backend=grasp_kernels.backend_for(problem.start.device, problem.start.dtype),
             path=path,
+            out_of_time=self.budget.spent,
             snapshots=self.snapshots,
         )
 

@@ -5,9 +5,12 @@ Symbols: B problems, R candidates each, T steps, D state features, A action feat
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, ClassVar
 
 import torch
@@ -45,6 +48,31 @@ class Moment:
 Trace = Callable[[Moment], object]
 
 
+class Budget:
+    """How much time a search has; it is asked after every iteration, and never without a limit."""
+
+    def __init__(self, milliseconds: float | None, device: torch.device) -> None:
+        if milliseconds is not None:
+            number = isinstance(milliseconds, Real) and not isinstance(milliseconds, bool)
+            if not number or not milliseconds > 0:
+                raise ValueError(f"time_budget_ms must be a number above 0, got {milliseconds!r}")
+        self._end = None if milliseconds is None else time.perf_counter() + milliseconds / 1e3
+        self._device = device
+        self.spent = False
+
+    def check(self) -> bool:
+        """Whether the time is over. With a limit it waits for the device: time is real time."""
+        if self._end is not None:
+            if self._device.type != "cpu":
+                torch.accelerator.synchronize(self._device)
+            self.spent = time.perf_counter() >= self._end
+        return self.spent
+
+
+class OutOfTime(Exception):
+    """The budget is spent; the search keeps what it has."""
+
+
 class Planner(ABC):
     """A planner over one world model: settings once, then any number of `plan` calls.
 
@@ -74,6 +102,7 @@ class Planner(ABC):
         *,
         actions: Tensor | None = None,
         plan_ids: Tensor | None = None,
+        time_budget_ms: float | None = None,
         progress: Progress | None = None,
         trace: Trace | None = None,
     ) -> Plan:
@@ -90,6 +119,7 @@ class RolloutPlanner(Planner):
         *,
         actions: Tensor | None = None,
         plan_ids: Tensor | None = None,
+        time_budget_ms: float | None = None,
         progress: Progress | None = None,
         trace: Trace | None = None,
     ) -> Plan:
@@ -100,6 +130,9 @@ class RolloutPlanner(Planner):
             actions: `(B, T, A)` warm start, one of the plans that are compared.
             plan_ids: `(B,)` int64, the name of each problem for its noise; None is 0 ... B - 1. The
                 same id gives the same plan alone or in a batch.
+            time_budget_ms: milliseconds after which no further iteration begins: the best plan so
+                far is returned, and `Plan.out_of_time` says so. At least one iteration is made.
+                None is no limit.
             progress: called with k after every iteration is issued.
             trace: called with a `Moment` whenever the best plans may have become better.
 
@@ -116,9 +149,11 @@ class RolloutPlanner(Planner):
                 plan_ids,
                 samples=self._samples(),
             )
+            budget = Budget(time_budget_ms, problem.start.device)
             model = open_model(self.world_model, problem.start, problem.state_scale)
-            search = Search(model, self.config, problem, self._samples(), progress, trace)
-            self._run(search)
+            search = Search(model, self.config, problem, self._samples(), budget, progress, trace)
+            with suppress(OutOfTime):
+                self._run(search)
             return search.result()
 
     @abstractmethod
@@ -139,13 +174,14 @@ class Search:
         config: PlannerConfig,
         problem: Problem,
         samples: int,
+        budget: Budget,
         progress: Progress | None,
         trace: Trace | None,
     ) -> None:
         self.model, self.problem = model, problem
         self.config: Any = config  # of the planner's own class
         self.samples = samples
-        self._progress, self._trace = progress, trace
+        self._budget, self._progress, self._trace = budget, progress, trace
         self.start, self.goal = problem.start, problem.goal
         self.iterations = self.model_calls = 0
         self.low, self.high = box(problem)
@@ -287,12 +323,14 @@ class Search:
         return best.index_copy(0, self.live, torch.where(mask, new, best[self.live]))
 
     def done(self, iteration: int) -> None:
-        """An iteration is over: remember the best cost, tell who asked to know."""
+        """An iteration is over: remember the best cost, tell who asked to know, mind the time."""
         self.iterations = iteration
         self.history.append(self.best_cost)
         self.tell()
         if self._progress is not None:
             self._progress(iteration)
+        if self._budget.check():
+            raise OutOfTime
 
     def tell(self) -> None:
         """The best plans so far, to whoever traces them."""
@@ -322,6 +360,7 @@ class Search:
             finite=torch.isfinite(self.best_cost),
             backend=grasp_kernels.backend_for(self.start.device, self.start.dtype),
             path=self.model.path,
+            out_of_time=self._budget.spent,
         )
 
 

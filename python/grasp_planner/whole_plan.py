@@ -60,7 +60,9 @@ def run(
         if progress is not None:
             for k in range(first, last + 1):
                 progress(k)
-    sync(search, dynamics, config.final_sync_steps)
+        if search.budget.check():
+            break
+    sync(search, dynamics, 0 if search.budget.spent else config.final_sync_steps)
 
 
 def launches(config: GraspConfig, snapshots: frozenset[int]) -> Iterator[tuple[int, int]]:

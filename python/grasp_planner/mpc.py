@@ -1,0 +1,279 @@
+"""MPC: plan, execute a few actions, look, plan again from there; a batch of environments at once.
+
+Symbols: B environments, T planned steps, D state features, A action features.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grasp_planner.plan import Plan
+from grasp_planner.population import take
+from grasp_planner.search import Planner
+from grasp_planner.world_model import frozen
+
+Policy = Callable[[Tensor], Tensor]
+
+TAILS = ("hold", "zero")
+_STRIDE = 2**20  # plan ids of one environment's plans are so far apart: noise is new in every plan
+
+
+@dataclass(frozen=True, eq=False)
+class Control:
+    """What `MPC.act` decided in one control step.
+
+    Attributes:
+        actions: `(B, A)`, to execute now.
+        replanned: `(B,)` bool, the environments whose plan is new.
+        cost: `(B,)`, what the current plan of each costs by its own rollout; inf where the planner
+            found no finite one, and the environment goes on by its warm start.
+        out_of_time: `(B,)` bool, whether the time budget cut the current plan's search short.
+        milliseconds: of planning, in this step.
+    """
+
+    actions: Tensor
+    replanned: Tensor
+    cost: Tensor
+    out_of_time: Tensor
+    milliseconds: float
+
+
+class MPC:
+    """Receding horizon control with any planner.
+
+        controller = MPC(LiftedNewtonPlanner(world_model, config), execute=5)
+        while True:
+            control = controller.act(state, goal)    # (B, D), (B, D)
+            state, done = step(control.actions)      # (B, A)
+            controller.forget(done)                  # (B,) bool: new episodes have no warm start
+
+    Every environment has its own clock: those that have executed their share of actions, begin an
+    episode, or get another goal replan now, all in one batch, the others go on by their plans. A
+    new plan starts warm, from what is left of the old one. As planners give the same plan for the
+    same plan id alone or in a batch, an environment is controlled the same whatever is beside it.
+
+    A plan is for T steps from now, always, and its cost is that of its end alone: which way it
+    takes there is free. With `execute` much below T the goal may thus stay ahead for ever; with
+    `execute` near T it is reached, and what is missed then is made up for by the next plan.
+
+    Args:
+        planner: whose config's `horizon` is T and whose `action_low`, `action_high` hold.
+        execute: planned actions that are executed before the next plan. 1 to T; 1.
+        repeat: control steps that each planned action is executed for: action blocks, frame skip.
+            One step of the world model then stands for `repeat` steps of the environment. >= 1; 1.
+        tail: what fills the end of a warm start, which is shifted by what was executed: "hold"
+            repeats the last action, "zero" is no action; or a policy `(b, D) -> (b, A)`, which is
+            followed through the world model from where the old plan ends. "hold".
+        time_budget_ms: milliseconds per `act`, after which the best plans so far are taken; see
+            `plan` of the planner. > 0; None is no limit.
+        environment_ids: `(B,)` int, the names of the environments, which their noise depends on.
+            0 to 2**20 - 1, all different; None is 0 ... B - 1.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong; it is named.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        *,
+        execute: int = 1,
+        repeat: int = 1,
+        tail: str | Policy = "hold",
+        time_budget_ms: float | None = None,
+        environment_ids: Sequence[int] | Tensor | None = None,
+    ) -> None:
+        if not isinstance(planner, Planner):
+            raise TypeError(f"planner must be a Planner, got {type(planner).__name__}")
+        if not callable(tail) and tail not in TAILS:
+            raise ValueError(f"tail must be 'hold', 'zero' or a policy, got {tail!r}")
+        self.planner = planner
+        self.horizon: int = planner.config.horizon
+        self.execute = _count("execute", execute, self.horizon)
+        self.repeat = _count("repeat", repeat, None)
+        self.tail = tail
+        self.time_budget_ms = time_budget_ms
+        self._ids = None if environment_ids is None else _ids(environment_ids)
+        self._under_way: _Batch | None = None
+
+    def act(self, state: Tensor, goal: Tensor) -> Control:
+        """The actions of one control step.
+
+        Args:
+            state, goal: `(B, D)` (or `(D,)` for one environment); B stays the same until `reset`.
+
+        Raises:
+            TypeError, ValueError: an argument is wrong; it is named. No environment has moved on,
+                and the same step can be asked for again.
+        """
+        state, goal = _rows("state", state), _rows("goal", goal)
+        if goal.shape != state.shape:
+            raise ValueError(
+                f"goal must have the shape of state, {tuple(state.shape)}, got {tuple(goal.shape)}"
+            )
+        begun = time.perf_counter()
+        batch = self._batch(state, goal)
+        due = batch.fresh | (goal != batch.goal).any(1)
+        due |= batch.steps >= self.execute * self.repeat
+        # A planner may begin differently where it has a warm start; both kinds in one call would
+        # make one environment's plan depend on its neighbours.
+        for rows, warm in ((due & batch.fresh, False), (due & ~batch.fresh, True)):
+            if bool(rows.any()):
+                self._replan(batch, rows.nonzero()[:, 0], state, goal, warm, begun)
+        batch.goal = goal.clone()
+        actions = take(batch.actions, (batch.steps // self.repeat)[:, None])[:, 0]
+        batch.steps += 1
+        spent = 1e3 * (time.perf_counter() - begun)
+        return Control(actions, due, batch.cost.clone(), batch.out_of_time.clone(), spent)
+
+    def forget(self, begins: Tensor) -> None:
+        """The environments where `begins (B,)` bool is True start a new episode: they replan at the
+        next `act`, without a warm start."""
+        if not isinstance(begins, Tensor) or begins.dtype != torch.bool:
+            raise TypeError("begins must be a bool Tensor")
+        if self._under_way is None:  # all begin anyway
+            return
+        wanted = tuple(self._under_way.fresh.shape)
+        if tuple(begins.shape) != wanted:
+            raise ValueError(f"begins must be {wanted}, got {tuple(begins.shape)}")
+        self._under_way.fresh |= begins.to(self._under_way.fresh.device)
+
+    def reset(self) -> None:
+        """Forgets everything: the next `act` may be of any batch, and repeats the first one's."""
+        self._under_way = None
+
+    # ------------------------------------------------------------------------------------- planning
+
+    def _batch(self, state: Tensor, goal: Tensor) -> _Batch:
+        """The environments under way, or an error if `state` is of others."""
+        if self._ids is not None and len(self._ids) != len(state):
+            raise ValueError(
+                f"state must have a row for each of {len(self._ids)} environment_ids, "
+                f"got {len(state)}"
+            )
+        if self._under_way is None:
+            self._under_way = _Batch.beginning(goal, self._ids)
+        elif self._under_way.goal.shape != state.shape:
+            raise ValueError(
+                f"state must be {tuple(self._under_way.goal.shape)} as before, "
+                f"got {tuple(state.shape)}; call reset() for other environments"
+            )
+        return self._under_way
+
+    def _replan(
+        self, batch: _Batch, rows: Tensor, state: Tensor, goal: Tensor, warm: bool, begun: float
+    ) -> None:
+        """New plans of the environments `rows`."""
+        ids = batch.ids[rows] + _STRIDE * batch.plans[rows]
+        budget = self.time_budget_ms
+        actions = self._shifted(batch, rows) if warm else None
+        if budget is not None:  # what the other kind of environments left of it
+            budget = max(budget - 1e3 * (time.perf_counter() - begun), 1e-3)
+        plan = self.planner.plan(
+            state[rows], goal[rows], actions=actions, plan_ids=ids, time_budget_ms=budget
+        )
+        batch.keep(rows, plan)
+
+    def _shifted(self, batch: _Batch, rows: Tensor) -> Tensor:
+        """Warm starts `(b, T, A)`: the old plans without the actions that were executed."""
+        actions = batch.actions[rows]
+        used = -(-batch.steps[rows] // self.repeat)
+        most = int(used.max())
+        if callable(self.tail):
+            tail = self._followed(self.tail, batch.ends[rows], most, actions)
+        elif self.tail == "hold":
+            tail = actions[:, -1:].expand(-1, most, -1)
+        else:
+            tail = torch.zeros_like(actions[:, :1]).expand(-1, most, -1)
+        steps = used[:, None] + torch.arange(self.horizon, device=used.device)
+        return take(torch.cat((actions, tail), 1), steps)
+
+    def _followed(self, policy: Policy, state: Tensor, steps: int, like: Tensor) -> Tensor:
+        """The policy's actions `(b, steps, A)` through the world model."""
+        actions = []
+        with torch.no_grad(), frozen(self.planner.world_model):
+            for _ in range(steps):
+                action: Any = policy(state)
+                wanted = (len(state), like.shape[2])
+                if not isinstance(action, Tensor) or tuple(action.shape) != wanted:
+                    found = tuple(action.shape) if isinstance(action, Tensor) else type(action)
+                    raise ValueError(f"the tail policy must return (b, A) = {wanted}, got {found}")
+                actions.append(action.to(like))
+                state = self.planner.world_model(state, actions[-1])
+        return torch.stack(actions, 1)
+
+
+@dataclass(eq=False)
+class _Batch:
+    """The environments under way: `(B, ...)` each."""
+
+    goal: Tensor
+    ids: Tensor
+    fresh: Tensor  # begins an episode
+    steps: Tensor  # control steps since the current plan was made
+    plans: Tensor  # how many were made
+    actions: Tensor  # of the current plan, (B, T, A)
+    ends: Tensor  # its last state, (B, D)
+    cost: Tensor
+    out_of_time: Tensor
+
+    @classmethod
+    def beginning(cls, goal: Tensor, ids: Tensor | None) -> _Batch:
+        rows = torch.arange(len(goal), device=goal.device)
+        none = torch.zeros_like(rows)
+        return cls(
+            goal=goal.clone(),
+            ids=rows if ids is None else ids.to(rows.device),
+            fresh=none == 0,
+            steps=none.clone(),
+            plans=none.clone(),
+            actions=goal.new_empty(0),
+            ends=goal.clone(),
+            cost=torch.full_like(rows, torch.inf, dtype=torch.float64),
+            out_of_time=none > 0,
+        )
+
+    def keep(self, rows: Tensor, plan: Plan) -> None:
+        if self.actions.numel() == 0:  # the first plan tells how wide an action is
+            self.actions = plan.actions.new_zeros(len(self.goal), *plan.actions.shape[1:])
+        self.actions[rows], self.ends[rows] = plan.actions, plan.states[:, -1]
+        self.cost[rows] = plan.cost.to(self.cost.dtype)
+        self.out_of_time[rows] = plan.out_of_time
+        self.steps[rows] = 0
+        self.plans[rows] += 1
+        self.fresh[rows] = False
+
+
+def _count(name: str, value: int, most: int | None) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if value < 1 or (most is not None and value > most):
+        allowed = "at least 1" if most is None else f"from 1 to the horizon, {most}"
+        raise ValueError(f"{name} must be {allowed}, got {value}")
+    return int(value)
+
+
+def _rows(name: str, value: Any) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a Tensor, got {type(value).__name__}")
+    if value.dim() not in (1, 2):
+        raise ValueError(f"{name} must be (B, D) or (D,), got {tuple(value.shape)}")
+    return value[None] if value.dim() == 1 else value
+
+
+def _ids(values: Sequence[int] | Tensor) -> Tensor:
+    ids = torch.as_tensor(values)
+    if ids.dim() != 1 or ids.dtype.is_floating_point or ids.dtype == torch.bool:
+        raise TypeError(f"environment_ids must be (B,) int, got {tuple(ids.shape)} {ids.dtype}")
+    if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= _STRIDE):
+        raise ValueError(f"environment_ids must be from 0 to {_STRIDE - 1}")
+    if len(ids.unique()) != len(ids):
+        raise ValueError("environment_ids must be all different")
+    return ids.to(torch.int64)
