@@ -31,6 +31,8 @@ def started(out: Path, workers: int) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,  # so that Ctrl-C below reaches it and its workers alone
+        # A shell makes what it starts in the background deaf to Ctrl-C, and its children with it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -32,7 +32,7 @@ from grasp_planner.inputs import check_problem
 from grasp_planner.models import open_model
 from grasp_planner.population import fresh_actions, pick, smallest
 from grasp_planner.presets import PLANNERS, make_planner, planner_config
-from grasp_planner.search import Search
+from grasp_planner.search import Budget, Search
 from torch import Tensor
 
 CONFIGS = [
@@ -282,7 +282,8 @@ def a_search(**changes: Any) -> Search:
         cases.arithmetic, planner.config, start, goal, None, None, samples=planner.config.samples
     )
     model = open_model(cases.arithmetic, problem.start, None)
-    return Search(model, planner.config, problem, planner.config.samples, None, None)
+    budget = Budget(None, start.device)
+    return Search(model, planner.config, problem, planner.config.samples, budget, None, None)
 
 
 def test_fresh_actions_are_smooth_and_reach_the_bounds() -> None:
