@@ -16,7 +16,7 @@ from torch import Tensor
 
 from grasp_planner.plan import Plan
 from grasp_planner.population import take
-from grasp_planner.search import Planner
+from grasp_planner.search import Budget, Planner
 from grasp_planner.world_model import frozen
 
 Policy = Callable[[Tensor], Tensor]
@@ -99,6 +99,7 @@ class MPC:
         self.execute = _count("execute", execute, self.horizon)
         self.repeat = _count("repeat", repeat, None)
         self.tail = tail
+        Budget(time_budget_ms, torch.device("cpu"))  # refuses what is no time
         self.time_budget_ms = time_budget_ms
         self._ids = None if environment_ids is None else _ids(environment_ids)
         self._under_way: _Batch | None = None
@@ -124,9 +125,11 @@ class MPC:
         due |= batch.steps >= self.execute * self.repeat
         # A planner may begin differently where it has a warm start; both kinds in one call would
         # make one environment's plan depend on its neighbours.
+        unknown = batch.actions.dim() == 1  # how wide an action is: ask, even without environments
         for rows, warm in ((due & batch.fresh, False), (due & ~batch.fresh, True)):
-            if bool(rows.any()):
+            if bool(rows.any()) or (unknown and not warm):
                 self._replan(batch, rows.nonzero()[:, 0], state, goal, warm, begun)
+        self._under_way = batch
         batch.goal = goal.clone()
         actions = take(batch.actions, (batch.steps // self.repeat)[:, None])[:, 0]
         batch.steps += 1
@@ -152,15 +155,15 @@ class MPC:
     # ------------------------------------------------------------------------------------- planning
 
     def _batch(self, state: Tensor, goal: Tensor) -> _Batch:
-        """The environments under way, or an error if `state` is of others."""
+        """The environments under way, or all that begin; an error if `state` is of others."""
         if self._ids is not None and len(self._ids) != len(state):
             raise ValueError(
                 f"state must have a row for each of {len(self._ids)} environment_ids, "
                 f"got {len(state)}"
             )
         if self._under_way is None:
-            self._under_way = _Batch.beginning(goal, self._ids)
-        elif self._under_way.goal.shape != state.shape:
+            return _Batch.beginning(goal, self._ids)
+        if self._under_way.goal.shape != state.shape:
             raise ValueError(
                 f"state must be {tuple(self._under_way.goal.shape)} as before, "
                 f"got {tuple(state.shape)}; call reset() for other environments"
@@ -241,7 +244,7 @@ class _Batch:
         )
 
     def keep(self, rows: Tensor, plan: Plan) -> None:
-        if self.actions.numel() == 0:  # the first plan tells how wide an action is
+        if self.actions.dim() == 1:  # the first plan tells how wide an action is
             self.actions = plan.actions.new_zeros(len(self.goal), *plan.actions.shape[1:])
         self.actions[rows], self.ends[rows] = plan.actions, plan.states[:, -1]
         self.cost[rows] = plan.cost.to(self.cost.dtype)

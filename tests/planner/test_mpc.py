@@ -104,6 +104,29 @@ def test_the_tail_of_a_warm_start(tail: str, filled: list[float]) -> None:
 
 
 @every_planner
+def test_no_environment_at_all(kind: str) -> None:
+    controller = MPC(cases.planner(kind, arithmetic))
+    for _ in range(2):
+        control = controller.act(torch.zeros(0, D), torch.zeros(0, D))
+        assert control.actions.shape == (0, A)
+        assert control.replanned.shape == control.cost.shape == (0,)
+
+
+def test_after_an_error_the_step_can_be_asked_for_again() -> None:
+    controller = MPC(cases.planner("cem", arithmetic))
+    broken = torch.full((3, D), torch.nan)
+    with pytest.raises(ValueError, match="start must be finite"):
+        controller.act(broken, torch.zeros(3, D))
+    state = torch.zeros(2, D)  # the first batch, as nothing was under way
+    first = controller.act(state, state)
+    with pytest.raises(ValueError, match="goal must be finite"):
+        controller.act(state, broken[:2])
+    assert controller.act(state, state).replanned.all()
+    controller.reset()
+    assert cases.same_bits(controller.act(state, state).actions, first.actions)
+
+
+@every_planner
 def test_an_environment_is_controlled_the_same_whatever_is_beside_it(kind: str) -> None:
     """Bits: alone, in a batch, while others begin episodes."""
     start, goal = cases.problems(3)
@@ -224,6 +247,7 @@ def test_clear_errors() -> None:
         ({"execute": 1.5}, TypeError, "execute must be an int, got float"),
         ({"repeat": 0}, ValueError, "repeat must be at least 1, got 0"),
         ({"tail": "best"}, ValueError, "tail must be 'hold', 'zero' or a policy, got 'best'"),
+        ({"time_budget_ms": -5.0}, ValueError, "time_budget_ms must be a number above 0, got -5"),
         ({"environment_ids": [1, 1]}, ValueError, "environment_ids must be all different"),
         ({"environment_ids": [-1]}, ValueError, "environment_ids must be from 0"),
         ({"environment_ids": [0.5]}, TypeError, "environment_ids must be"),
