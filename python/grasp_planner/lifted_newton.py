@@ -288,7 +288,9 @@ class _Population:
         states = search.imagine(search.clip(noisy).flatten(1, 2), start.flatten(1, 2))
         cost = search.cost_of(states).unflatten(1, (count, copies))
         exact_states = states.unflatten(1, (count, copies))[:, :, 0]
-        share = cost / (cost + config.score_scale * search.goal_weight.sum())
+        weight = search.goal_weight.sum()
+        scale = config.score_scale * torch.where(weight > 0, weight, 1.0)  # no goal: all arrive
+        share = cost / (cost + scale)
         share = torch.where(torch.isfinite(cost), share, torch.inf)
         exact, noisy = share[:, :, 0], share[:, :, min(1, copies - 1) :].mean(2)
         effort = ((actions - search.centre) / search.half_width).square().mean((2, 3))

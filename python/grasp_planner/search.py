@@ -21,6 +21,7 @@ from grasp_kernels import gaussian_noise
 from grasp_planner.blocks import sum_blocks
 from grasp_planner.inputs import Problem, check_problem
 from grasp_planner.models import KernelModel, open_model, roll_out, terminal_cost
+from grasp_planner.newton import along
 from grasp_planner.options import PlannerConfig
 from grasp_planner.plan import Plan, warn_non_finite
 from grasp_planner.world_model import CheckedModel, WorldModel, frozen, needed
@@ -319,8 +320,7 @@ class Search:
 
     def _chosen(self, where: Tensor, new: Tensor, best: Tensor) -> Tensor:
         """`best (B, ...)` with `new (B', ...)` in it; selecting by a mask would wait for it."""
-        mask = where.view(-1, *[1] * (best.dim() - 1))
-        return best.index_copy(0, self.live, torch.where(mask, new, best[self.live]))
+        return best.index_copy(0, self.live, along(where, new, best[self.live]))
 
     def done(self, iteration: int) -> None:
         """An iteration is over: remember the best cost, tell who asked to know, mind the time."""

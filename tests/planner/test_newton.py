@@ -401,3 +401,13 @@ def test_who_has_arrived_takes_no_part_in_later_rounds() -> None:
     assert torch.equal(both.actions, torch.cat((near.actions, far.actions)))
     assert torch.equal(both.states, torch.cat((near.states, far.states)))
     assert torch.equal(both.loss_history[1:, 0], near.loss_history[-1].expand(3, 1))
+
+
+def test_without_a_goal_every_plan_arrives() -> None:
+    """No feature has weight: costs are 0, and so is the scale that they are compared by."""
+    start, goal = cases.problems(2)
+    planner = cases.planner("lifted-newton", arithmetic, goal_feature_weight=(0.0,) * 4)
+    plan = planner.plan(start, goal)
+    assert plan.finite.all()
+    assert (plan.cost == 0).all()
+    assert torch.isfinite(plan.states).all()
