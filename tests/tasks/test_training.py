@@ -14,13 +14,9 @@ import pytest
 import torch
 from grasp_planner import tasks
 from grasp_planner.cli import train as command
+from grasp_planner.interruptible import CheckpointMismatchError, Report, TrainingInterrupted
 from grasp_planner.tasks.data import random_actions
-from grasp_planner.tasks.training import (
-    CheckpointMismatchError,
-    Recipe,
-    TrainingInterrupted,
-    train,
-)
+from grasp_planner.tasks.training import Recipe, train
 from grasp_planner.tasks.wall_single import WallSingleTask
 
 TINY = Recipe(
@@ -157,7 +153,7 @@ def test_ctrl_c_keeps_the_work_and_the_same_command_carries_on(
     assert plain.run(plain) == 0
 
     @contextmanager
-    def press_ctrl_c_once() -> Iterator[command.Report]:
+    def press_ctrl_c_once() -> Iterator[Report]:
         yield (
             lambda phase, done, *rest: (
                 signal.raise_signal(signal.SIGINT) if (phase, done) == ("train", 50) else None
@@ -166,7 +162,7 @@ def test_ctrl_c_keeps_the_work_and_the_same_command_carries_on(
 
     handler = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patched:
-        patched.setattr(command, "_progress", press_ctrl_c_once)
+        patched.setattr(command, "progress", press_ctrl_c_once)
         assert cut.run(cut) == 130
     assert "stopped after 50 of 150 steps" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) is handler

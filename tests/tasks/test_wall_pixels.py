@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from grasp_planner import tasks
+from grasp_planner.interruptible import CheckpointMismatchError, TrainingInterrupted
 from grasp_planner.tasks.evaluation import open_loop
-from grasp_planner.tasks.training import CheckpointMismatchError, TrainingInterrupted
 from grasp_planner.tasks.wall_pixels import WallPixelsTask
 from grasp_planner.tasks.wall_pixels.frames import SIZE, render
 from grasp_planner.tasks.wall_pixels.model import PixelModel

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 from grasp_planner import tasks
 from grasp_planner.cli.arguments import positive, seed, task_name
+from grasp_planner.cli.interruption import INTERRUPTED, progress, stop_requests
+from grasp_planner.interruptible import TrainingInterrupted
 from grasp_planner.tasks.card import metrics, write_card
 from grasp_planner.tasks.evaluation import evaluate, expert_checks
-from grasp_planner.tasks.requirements import MissingExtraError, require
-from grasp_planner.tasks.training import Recipe, Report, TrainingInterrupted
+from grasp_planner.tasks.requirements import MissingExtraError
+from grasp_planner.tasks.training import Recipe
 from grasp_planner.tasks.weights import save_weights
-
-_INTERRUPTED = 130  # what a shell reports for a process ended by Ctrl-C
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -81,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         return _run(args)
     except TrainingInterrupted as stop:
         print(f"{stop}; the same command goes on from here", file=sys.stderr)
-        return _INTERRUPTED
+        return INTERRUPTED
     except (MissingExtraError, ValueError, OSError) as error:
         print(f"grasp train: {error}", file=sys.stderr)
         return 2
@@ -97,7 +93,7 @@ def _run(args: argparse.Namespace) -> int:
     folder: Path = args.out or default_folder(task_class.name)
     resumed = (folder / "training" / "checkpoint.pt").exists()
     began = time.process_time()
-    with _stop_requests() as requested, _progress() as report:
+    with stop_requests() as requested, progress() as report:
         model = task_class.train(
             recipe, folder / "training", report=report, should_stop=lambda: bool(requested)
         )
@@ -111,54 +107,3 @@ def _run(args: argparse.Namespace) -> int:
     call = f"grasp_planner.tasks.load({task.name!r}, weights={str(folder)!r})"
     print(f"written to {folder}; use it: {call}")
     return 0
-
-
-@contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """Ctrl-C and a polite kill end training between two steps, where everything can be saved."""
-    requested: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if requested:  # asked twice: now
-            raise KeyboardInterrupt
-        requested.append(number)
-
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield requested
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _progress() -> Iterator[Report]:
-    """A bar for each phase on a terminal, on standard error so that the card can be piped."""
-    require("rich", task="train")
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    with Progress(
-        TextColumn("{task.description:>8}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[loss]}"),
-        console=Console(stderr=True),
-    ) as progress:
-        phases = ("collect", "train")
-        bars = {phase: progress.add_task(phase, total=None, loss="") for phase in phases}
-
-        def report(phase: str, done: int, total: int, loss: float | None) -> None:
-            note = "" if loss is None else f"loss {loss:.4f}"
-            progress.update(bars[phase], completed=done, total=total, loss=note)
-
-        yield report

@@ -17,11 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from grasp_planner.interruptible import Report, ShouldStop, never, no_report
 from grasp_planner.tasks import training
 from grasp_planner.tasks.data import BEHAVIOURS, Array, Behaviour, DataEnvironment
 from grasp_planner.tasks.evaluation import open_loop
 from grasp_planner.tasks.mlp import ResidualMLP
-from grasp_planner.tasks.training import Recipe, Report
+from grasp_planner.tasks.training import Recipe
 from grasp_planner.tasks.weights import load_weights
 
 if TYPE_CHECKING:
@@ -170,8 +171,8 @@ class Task(ABC):
         recipe: Recipe,
         folder: Path,
         *,
-        report: Report = training.no_report,
-        should_stop: training.ShouldStop = training.never,
+        report: Report = no_report,
+        should_stop: ShouldStop = never,
     ) -> nn.Module:
         """Collects data and trains a world model in `folder`, from where an earlier call stopped.
 

@@ -9,10 +9,8 @@ weights, bit for bit, as one that was not.
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,24 +19,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from grasp_planner.interruptible import (
+    Checkpoint,
+    Report,
+    ShouldStop,
+    TrainingInterrupted,
+    never,
+    no_report,
+    one_thread,
+    replacing,
+)
 from grasp_planner.tasks.data import DataEnvironment, collect
 
 if TYPE_CHECKING:
     from grasp_planner.tasks.task import Task
-
-#: `report(phase, done, total, loss)`; `loss` is None while data are collected.
-Report = Callable[[str, int, int, "float | None"], None]
-ShouldStop = Callable[[], bool]
-
-
-def no_report(phase: str, done: int, total: int, loss: float | None) -> None:
-    """A `Report` for nobody."""
-
-
-def never() -> bool:
-    """A `ShouldStop` of a training that nobody interrupts."""
-    return False
-
 
 _SHARD_EPISODES = 400
 
@@ -108,33 +102,6 @@ class Recipe:
         return self.stages[-1][0]
 
 
-class CheckpointMismatchError(ValueError):
-    """The folder holds a run of another recipe."""
-
-
-class TrainingInterrupted(Exception):
-    """Stopped on request, everything saved; the same call goes on from here."""
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A sibling to write to, moved onto `path` only when complete."""
-    partial = path.with_name(f".{path.name}.partial")
-    yield partial
-    os.replace(partial, path)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """128-wide layers gain nothing from more, and the sums keep one order on every machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _identity(task: str, recipe: Recipe) -> dict[str, Any]:
     stages = [list(stage) for stage in recipe.stages]
     return {"task": task, **asdict(recipe), "stages": stages}
@@ -174,7 +141,7 @@ def gather_data(
                 world = task.make_environment()
             generator = np.random.default_rng([recipe.seed, shard])
             new = collect(world, generator, episodes, recipe.episode_steps, task.behaviours)
-            with _replacing(path) as partial, open(partial, "wb") as file:
+            with replacing(path) as partial, open(partial, "wb") as file:
                 np.savez(file, states=new[0], actions=new[1])
         with np.load(path) as arrays:
             states.append(torch.from_numpy(arrays["states"]))
@@ -232,42 +199,25 @@ def train(
         checkpoint_seconds: how much work a kill without that courtesy may cost.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint_path = folder / "checkpoint.pt"
-    identity = _identity(task.name, recipe)
-    checkpoint: dict[str, Any] | None = None
-    if checkpoint_path.exists():
-        checkpoint = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
-        if checkpoint["identity"] != identity:
-            was, now = checkpoint["identity"], identity
-            changed = sorted(k for k in {*was, *now} if was.get(k) != now.get(k))
-            raise CheckpointMismatchError(
-                f"{folder} holds another run: "
-                + ", ".join(f"{k} was {was.get(k)}, now {now.get(k)}" for k in changed)
-                + "; choose another folder or delete this one"
-            )
-    with _one_thread():
+    checkpoint = Checkpoint(folder / "checkpoint.pt", _identity(task.name, recipe))
+    saved = checkpoint.load()
+    with one_thread():
         # Written before the first shard, so that data of another recipe are never mixed in.
-        if checkpoint is None:
-            _save(checkpoint_path, {"identity": identity, "step": 0})
-            checkpoint = {"step": 0}
+        if saved is None:
+            saved = {"step": 0}
+            checkpoint.save(**saved)
         states, actions = gather_data(task, recipe, folder / "data", report, should_stop)
         return _fit(
             task,
             observe(states),
             actions,
             recipe,
-            identity,
+            saved,
             checkpoint,
-            checkpoint_path,
             report,
             should_stop,
             checkpoint_seconds,
         )
-
-
-def _save(path: Path, content: dict[str, Any]) -> None:
-    with _replacing(path) as partial:
-        torch.save(content, partial)
 
 
 def _fit(
@@ -275,11 +225,10 @@ def _fit(
     states: Tensor,
     actions: Tensor,
     recipe: Recipe,
-    identity: dict[str, Any],
-    checkpoint: dict[str, Any],
-    checkpoint_path: Path,
+    saved: dict[str, Any],
+    checkpoint: Checkpoint,
     report: Report,
-    should_stop: Callable[[], bool],
+    should_stop: ShouldStop,
     checkpoint_seconds: float,
 ) -> nn.Module:
     features, controls = states.shape[-1], actions.shape[-1]
@@ -298,28 +247,30 @@ def _fit(
         model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
     )
     generator = torch.Generator().manual_seed(recipe.seed)
-    step = int(checkpoint["step"])
+    step = int(saved["step"])
     if step > 0:
-        model.load_state_dict(checkpoint["model"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
-        generator.set_state(checkpoint["generator"])
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        generator.set_state(saved["generator"])
 
     def save() -> None:
-        _save(checkpoint_path, {
-            "identity": identity, "step": step, "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(), "generator": generator.get_state(),
-        })  # fmt: skip
+        checkpoint.save(
+            step=step,
+            model=model.state_dict(),
+            optimizer=optimizer.state_dict(),
+            generator=generator.get_state(),
+        )
 
-    saved = time.monotonic()
+    saved_at = time.monotonic()
     while step < recipe.steps:
         if should_stop():
             save()
             raise TrainingInterrupted(f"stopped after {step} of {recipe.steps} steps")
         _one_step(model, optimizer, generator, states, actions, unit, recipe, step, report)
         step += 1
-        if time.monotonic() - saved > checkpoint_seconds:
+        if time.monotonic() - saved_at > checkpoint_seconds:
             save()
-            saved = time.monotonic()
+            saved_at = time.monotonic()
     save()
     return model
 

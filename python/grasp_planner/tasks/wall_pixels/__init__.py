@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from grasp_planner.interruptible import Report, ShouldStop, never, no_report
 from grasp_planner.tasks import training
 from grasp_planner.tasks.task import Problems
-from grasp_planner.tasks.training import Recipe, Report, ShouldStop
+from grasp_planner.tasks.training import Recipe
 from grasp_planner.tasks.wall_pixels.model import Encoder, PixelModel
 from grasp_planner.tasks.wall_pixels.vision import PixelRecipe, train_encoder
 from grasp_planner.tasks.wall_single import WallSingleTask
@@ -60,8 +61,8 @@ class WallPixelsTask(WallSingleTask):
         recipe: Recipe,
         folder: Path,
         *,
-        report: Report = training.no_report,
-        should_stop: ShouldStop = training.never,
+        report: Report = no_report,
+        should_stop: ShouldStop = never,
     ) -> nn.Module:
         """The encoder, then the dynamics on its latents, then the probe."""
         assert isinstance(recipe, PixelRecipe)

@@ -18,20 +18,14 @@ import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from grasp_planner.interruptible import Checkpoint, Report, ShouldStop, TrainingInterrupted
 from grasp_planner.tasks.mlp import ResidualMLP
-from grasp_planner.tasks.training import (
-    Recipe,
-    Report,
-    ShouldStop,
-    TrainingInterrupted,
-    _save,
-)
+from grasp_planner.tasks.training import Recipe
 from grasp_planner.tasks.wall_pixels.frames import render
 from grasp_planner.tasks.wall_pixels.model import Encoder
 
@@ -121,18 +115,21 @@ def train_encoder(
     optimizer = torch.optim.AdamW(vision.parameters(), weight_decay=1e-5)
     generator = torch.Generator().manual_seed(recipe.seed)
     step = 0
-    if checkpoint.exists():
-        saved: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    kept = Checkpoint(checkpoint, {})  # whose it is, the caller has made sure
+    saved = kept.load()
+    if saved is not None:
         step = saved["step"]
         vision.load_state_dict(saved["vision"])
         optimizer.load_state_dict(saved["optimizer"])
         generator.set_state(saved["generator"])
 
     def save() -> None:
-        _save(checkpoint, {
-            "step": step, "vision": vision.state_dict(),
-            "optimizer": optimizer.state_dict(), "generator": generator.get_state(),
-        })  # fmt: skip
+        kept.save(
+            step=step,
+            vision=vision.state_dict(),
+            optimizer=optimizer.state_dict(),
+            generator=generator.get_state(),
+        )
 
     saved_at = time.monotonic()
     while step < recipe.encoder_steps:
