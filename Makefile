@@ -8,10 +8,10 @@ READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan test test-slow lint format train bench bench-report performance bench-step bench-plan table tune aot clean
+.PHONY: help setup plan test test-slow lint format train train-surrogates state-gradients bench bench-report performance bench-step bench-plan table tune aot clean
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: $(READY) ## a virtual environment with everything, and the native kernels built
 
@@ -47,6 +47,13 @@ format: setup ## let the formatters write
 train: setup ## retrain the world models: out/train-TASK (an hour)
 	for task in wall-single pointmaze-umaze pointmaze-medium push-t arm-6 arm-20 wall-pixels; do \
 	$(BIN)/grasp train $$task || exit; done
+
+train-surrogates: setup ## fit the shipped surrogates of state gradients: out/train-surrogate-TASK (minutes)
+	for task in wall-single wall-pixels pointmaze-umaze; do \
+	$(BIN)/grasp train-surrogate $$task || exit; done
+
+state-gradients: setup ## stop, scale, pass or replace the state gradient, and write docs/state-gradients.md
+	$(BIN)/python bench/state_gradients.py $(STATE_GRADIENTS)
 
 bench: setup ## CPU microbenchmarks by pytest-benchmark; saved for its compare and histogram: out/benchmarks
 	$(BIN)/python -m pytest bench/test_microbenchmarks.py --benchmark-storage=file://out/benchmarks \

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from grasp_bench.log import Line, Log
 from grasp_planner import tasks
 from grasp_planner.cli.arguments import listed, positive, seed
 from grasp_planner.cli.eval import known_task
@@ -37,7 +38,7 @@ from rich.table import Table
 TABLE_SEED = 0  # of `make table`, which must not see what was tuned on its own problems
 
 Changes = dict[str, Any]
-Line = dict[str, Any]
+ABOUT = ("planner", "task", "horizon", "problems", "seed", "changes")
 
 # The sampling planners keep the budgets that the literature compares them by, 300 plans in each of
 # 30 iterations (iCEM: falling to 100): more would buy success, and be no baseline but a slow one.
@@ -151,29 +152,6 @@ def valid(planner: str, changes: Changes) -> bool:
     return True
 
 
-class Log:
-    """The lines of FILE. What a line is about is its first six fields."""
-
-    ABOUT = ("planner", "task", "horizon", "problems", "seed", "changes")
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
-        content = path.read_bytes() if path.exists() else b""
-        whole = content[: content.rfind(b"\n") + 1]  # a kill may have torn the last line
-        if whole != content:
-            path.write_bytes(whole)
-        self.lines = {self.key(line): line for line in map(json.loads, whole.splitlines())}
-
-    def key(self, line: Line) -> str:
-        return json.dumps([line[name] for name in self.ABOUT], sort_keys=True)
-
-    def add(self, line: Line) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        self.lines[self.key(line)] = line
-
-
 def measure(task: tasks.Task, about: Line) -> Line:
     """Plans and executes the problems, one at a time, after a plan that is not counted."""
     horizon, number = about["horizon"], about["seed"]
@@ -250,7 +228,7 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     console = Console(width=None if sys.stdout.isatty() else 220)
     loaded = {name: tasks.load(name) for name in options.tasks}
-    log = Log(options.out or Path("out/tune") / f"{options.planner}.jsonl")
+    log = Log(options.out or Path("out/tune") / f"{options.planner}.jsonl", ABOUT)
     finished: list[list[Line]] = []
     status = 0
     try:
@@ -258,7 +236,7 @@ def main() -> int:
             trial = []
             for name, horizon in itertools.product(options.tasks, options.horizons):
                 values = (options.planner, name, horizon, options.problems, options.seed, changes)
-                about = dict(zip(Log.ABOUT, values, strict=True))
+                about = dict(zip(ABOUT, values, strict=True))
                 if log.key(about) not in log.lines:
                     log.add(measure(loaded[name], about))
                 trial.append(log.lines[log.key(about)])

@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from grasp_planner.interruptible import Report, ShouldStop, never, no_report
+from grasp_planner.surrogate import Surrogate
 from grasp_planner.tasks import training
 from grasp_planner.tasks.data import BEHAVIOURS, Array, Behaviour, DataEnvironment
 from grasp_planner.tasks.evaluation import open_loop
 from grasp_planner.tasks.mlp import ResidualMLP
+from grasp_planner.tasks.surrogates import load_surrogate
 from grasp_planner.tasks.training import Recipe
 from grasp_planner.tasks.weights import load_weights
 
@@ -179,6 +181,12 @@ class Task(ABC):
         Raises TrainingInterrupted, everything saved, soon after `should_stop()` is true.
         """
         return training.train(cls, recipe, folder, report=report, should_stop=should_stop)
+
+    def surrogate(self, folder: str | Path | None = None) -> Surrogate:
+        """Of the world model's state gradient: the shipped one, or that of a folder which
+        `grasp train-surrogate --out` wrote. Raises what `load_surrogate` does.
+        """
+        return load_surrogate(self, None if folder is None else Path(folder))
 
     def quantities(self, states: Tensor) -> dict[str, Tensor]:
         """(..., D) -> name: (..., n): what the model card gives errors of."""
