@@ -23,7 +23,8 @@ from grasp_planner.evaluation.page import (
 )
 from grasp_planner.evaluation.summary import OURS, Row, cells, comparisons
 
-ALIGN = {"planner": "---", "task": "---", "best baseline": "---"}  # all others to the right
+# All other columns to the right.
+ALIGN = dict.fromkeys(("planner", "task", "best baseline", "mode"), "---")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
