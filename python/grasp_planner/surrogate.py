@@ -202,15 +202,20 @@ class Examples:
     """What a surrogate is fitted to or measured on, and how cotangents are drawn there."""
 
     states: Tensor
+    """(rows, D)."""
     actions: Tensor
+    """(rows, A)."""
     scale: Tensor
+    """(D,)."""
     generator: torch.Generator
 
     def rows(self, count: int) -> tuple[Tensor, Tensor]:
+        """`count` states and their actions, at random."""
         index = torch.randint(len(self.states), (count,), generator=self.generator)
         return self.states[index], self.actions[index]
 
     def normal(self, *shape: int) -> Tensor:
+        """White noise."""
         return torch.randn(shape, generator=self.generator, dtype=self.states.dtype)
 
     def cotangents(self, prediction: Tensor, state: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,6 +109,18 @@ def test_far_states_answer_as_the_border_of_the_data() -> None:
     torch.testing.assert_close(
         surrogate(corner, actions, cotangent), surrogate(corner + 1e6, actions, cotangent)
     )
+
+
+def test_its_change_of_a_cotangent_is_bounded_everywhere() -> None:
+    surrogate = trained()
+    states, actions = 1e3 * torch.randn(500, STATE), 1e3 * torch.randn(500, ACTION)
+    cotangent = torch.randn(500, STATE)
+    change = (surrogate(states, actions, cotangent) - cotangent) * surrogate.state_scale
+    most = math.prod(
+        float(torch.linalg.matrix_norm(matrix, 2)) for matrix in (surrogate.read, surrogate.write)
+    )
+    given = (cotangent * surrogate.state_scale).norm(dim=-1)
+    assert bool((change.norm(dim=-1) <= most * given).all())
 
 
 def test_a_row_with_nan_stays_alone() -> None:
