@@ -41,11 +41,10 @@ from grasp_bench.timing import (
 from grasp_planner import GraspConfig, GraspPlanner, whole_plan
 from grasp_planner.cli.arguments import positive
 from grasp_planner.inputs import check_problem
-from grasp_planner.models import KernelModel
-from grasp_planner.planner import _Search
-from grasp_planner.search import Budget
+from grasp_planner.lifted_plans import LiftedPlans
+from grasp_planner.search import Search
 from grasp_planner.tasks.mlp import ResidualMLP
-from grasp_planner.world_model import CheckedModel, frozen
+from grasp_planner.world_model import frozen
 from rich.console import Console
 from torch import Tensor
 
@@ -113,27 +112,22 @@ def problems(shape: Shape, plans: int) -> tuple[Tensor, Tensor]:
     return start, start + 0.3 * torch.randn(plans, shape.state, generator=generator)
 
 
-def search(model: Any, dynamics: MLPDynamics | None, shape: Shape, plans: int) -> _Search:
-    """The planner's variables, before the first iteration."""
-    config = settings()
+def search(model: Any, shape: Shape, plans: int) -> LiftedPlans:
+    """The planner's variables, before the first iteration; of a general model, or of kernels."""
+    given = model if isinstance(model, MLPDynamics) else lambda s, a: model(s, a)
+    planner = GraspPlanner(given, settings(action_features=shape.action))
     start, goal = problems(shape, plans)
-    problem = check_problem(model, config, start, goal, None, None, candidates=config.candidates)
-    stand_in = CheckedModel(model) if dynamics is None else KernelModel(dynamics)
-    return _Search(stand_in, config, problem, Budget(None, start.device))
+    problem = check_problem(given, planner.config, start, goal, None, None)
+    # A launch ends where a snapshot is wanted.
+    found = Search(planner, problem, snapshots=frozenset((ITERATIONS,))).algorithm
+    assert isinstance(found, LiftedPlans)
+    found.begin()
+    return found
 
 
-def general_iteration(found: _Search) -> Callable[[], object]:
-    def iterate() -> None:
-        gradient = found.fused_pass(1)
-        found.loss_history[0] = found.step_loss.sum(-1)
-        config = found.config
-        found.move_actions(gradient, found.action_memory, config.action_lr, config.action_optimizer)
-
-    return iterate
-
-
-def whole_iterations(found: _Search, dynamics: MLPDynamics) -> Callable[[], object]:
-    return lambda: whole_plan.iterate(found, dynamics, 1, ITERATIONS)
+def launches(found: LiftedPlans) -> Callable[[], object]:
+    """One iteration of a general model, `ITERATIONS` of kernels."""
+    return lambda: found.iterate(1)
 
 
 def check(shape: Shape, model: ResidualMLP, dynamics: MLPDynamics) -> None:
@@ -211,14 +205,12 @@ def iterations(report: Report, shape: Shape, plans: int, models: dict[str, Any])
     dynamics = models["dynamics"]
     narrow = dynamics.to(torch.bfloat16)
     functions = {
-        f"general, {name}": general_iteration(search(models[name], None, shape, plans))
+        f"general, {name}": launches(search(models[name], shape, plans))
         for name in ("eager", "compiled")
         if name in models
     }
-    functions["whole plan"] = whole_iterations(search(dynamics, dynamics, shape, plans), dynamics)
-    functions["whole plan, bfloat16"] = whole_iterations(
-        search(narrow, narrow, shape, plans), narrow
-    )
+    functions["whole plan"] = launches(search(dynamics, shape, plans))
+    functions["whole plan, bfloat16"] = launches(search(narrow, shape, plans))
 
     def bars(t: dict[str, float]) -> list[Bar]:
         alone = plans == 1
@@ -245,7 +237,7 @@ def iterations(report: Report, shape: Shape, plans: int, models: dict[str, Any])
 def sync_steps(report: Report, shape: Shape, plans: int, models: dict[str, Any]) -> None:
     dynamics = models["dynamics"]
 
-    def general(found: _Search) -> Callable[[], object]:
+    def general(found: LiftedPlans) -> Callable[[], object]:
         memory: dict[str, Any] = {}
 
         def step() -> None:
@@ -256,12 +248,12 @@ def sync_steps(report: Report, shape: Shape, plans: int, models: dict[str, Any])
         return step
 
     functions: dict[str, Callable[[], object]] = {
-        f"general, {name}": general(search(models[name], None, shape, plans))
+        f"general, {name}": general(search(models[name], shape, plans))
         for name in ("eager", "compiled")
         if name in models
     }
-    found = search(dynamics, dynamics, shape, plans)
-    functions["whole plan"] = lambda: whole_plan.sync(found, dynamics, SYNC_STEPS)
+    found = search(dynamics, shape, plans)
+    functions["whole plan"] = lambda: found.sync(SYNC_STEPS)
 
     def bars(t: dict[str, float]) -> list[Bar]:
         required = 15 if plans == 1 else None

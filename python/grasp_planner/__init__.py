@@ -16,20 +16,23 @@ from grasp_planner.baselines import (
     MPPIPlanner,
 )
 from grasp_planner.config import GraspConfig
+from grasp_planner.isolation import ModelFailureWarning
 from grasp_planner.lifted_newton import LiftedNewtonConfig, LiftedNewtonPlanner
 from grasp_planner.models import GeneralPathWarning
 from grasp_planner.mpc import MPC, Control
 from grasp_planner.options import PlannerConfig
 from grasp_planner.plan import NonFiniteWarning, Plan
 from grasp_planner.planner import GraspPlanner
+from grasp_planner.running import CheckpointMismatchError, Moment
 from grasp_planner.schedules import Schedule
-from grasp_planner.search import Moment, Planner
-from grasp_planner.world_model import WorldModel
+from grasp_planner.search import Planner
+from grasp_planner.world_model import WorldModel, WorldModelError
 
 __all__ = [
     "MPC",
     "CEMConfig",
     "CEMPlanner",
+    "CheckpointMismatchError",
     "Control",
     "GeneralPathWarning",
     "GradientConfig",
@@ -44,6 +47,7 @@ __all__ = [
     "LiftedNewtonPlanner",
     "MPPIConfig",
     "MPPIPlanner",
+    "ModelFailureWarning",
     "Moment",
     "NonFiniteWarning",
     "Plan",
@@ -51,4 +55,5 @@ __all__ = [
     "PlannerConfig",
     "Schedule",
     "WorldModel",
+    "WorldModelError",
 ]

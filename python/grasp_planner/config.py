@@ -56,8 +56,6 @@ class GraspConfig(PlannerConfig):
             through the rollout (`grasp_planner.newton`), which have no `sync_lr`. "adam".
         sync_blend: how far the states move to the rollout after a sync. 0 to 1; 1 (paper).
         final_sync_steps: gradient steps after the last iteration. >= 0; 100; paper `sync_steps`.
-        stop_cost: freeze a plan whose rollout cost is at most this, without reading it back from
-            the device. >= 0; None never does.
     """
 
     iterations: int = integer(200, 0)
@@ -82,7 +80,6 @@ class GraspConfig(PlannerConfig):
     sync_optimizer: str = choice("adam", (*OPTIMIZERS, GAUSS_NEWTON))
     sync_blend: float = number(1.0, 0.0, 1.0)
     final_sync_steps: int = integer(100, 0)
-    stop_cost: float | None = number(None)
 
     @classmethod
     def paper(cls, **changes: Any) -> GraspConfig:

@@ -5,7 +5,7 @@ Symbols: N plans, T steps, D state features, A action features, K iterations.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,8 +13,10 @@ from torch import Tensor
 from grasp_kernels import gaussian_noise
 from grasp_planner.blocks import first_of_blocks, hold_actions
 from grasp_planner.config import GraspConfig
-from grasp_planner.inputs import Problem
 from grasp_planner.schedules import Schedule
+
+if TYPE_CHECKING:
+    from grasp_planner.lifted_plans import LiftedPlans
 
 INITIALISATION = 0  # the iteration whose noise belongs to the initial trajectory
 INITIAL_ACTIONS = 2**32 - 1  # and the one whose noise belongs to the initial actions
@@ -32,37 +34,37 @@ def schedule_table(config: GraspConfig, like: Tensor) -> Tensor:
     return torch.tensor(rows, dtype=dtype, device="cpu").reshape(-1, 2).to(like.device)
 
 
-def state_noise(
-    config: GraspConfig, problem: Problem, *, iteration: int, first_step: int, steps: int
-) -> Tensor:
+def state_noise(plans: LiftedPlans, *, iteration: int, first_step: int, steps: int) -> Tensor:
     """The noise `(N, steps, D)` of rows `first_step ...` of the trajectory."""
+    config = plans.config
     return gaussian_noise(
-        problem.plans,
+        len(plans.start),
         steps,
-        problem.state_features,
+        plans.problem.state_features,
         seed=config.seed,
         iteration=iteration,
-        plan_ids=problem.plan_ids,
+        plan_ids=plans.plan_ids,
         noise=config.noise,
         modes=config.noise_modes,
         first_step=first_step,
         horizon=config.horizon,
-        dtype=problem.start.dtype,
+        dtype=plans.start.dtype,
     )
 
 
-def initialise(model: Any, config: GraspConfig, problem: Problem) -> tuple[Tensor, Tensor]:
+def initialise(plans: LiftedPlans) -> tuple[Tensor, Tensor]:
     """The first trajectory `(N, T + 1, D)` and actions `(N, T, A)`."""
-    steps = config.horizon
-    actions = problem.actions.clone()
+    config, problem, model = plans.config, plans.problem, plans.model
+    steps, start, goal = config.horizon, plans.start, plans.goal
+    actions = problem.actions.repeat_interleave(config.candidates, 0)
     if config.initial_actions_scale:
         xi = gaussian_noise(
-            problem.plans,
+            len(start),
             steps,
             problem.action_features,
             seed=config.seed,
             iteration=INITIAL_ACTIONS,
-            plan_ids=problem.plan_ids,
+            plan_ids=plans.plan_ids,
             noise="white" if config.noise == "white" else "bridge",
             modes=config.noise_modes,
             dtype=actions.dtype,
@@ -70,26 +72,26 @@ def initialise(model: Any, config: GraspConfig, problem: Problem) -> tuple[Tenso
         xi = hold_actions(first_of_blocks(xi, config.hold), config.hold, steps)
         # The first candidate of each problem keeps the actions as given, so a warm start is never
         # lost.
-        first = torch.arange(problem.plans, device=xi.device) % config.candidates == 0
+        first = torch.arange(len(start), device=xi.device) % config.candidates == 0
         actions += torch.where(first[:, None, None], 0.0, config.initial_actions_scale * xi)
     if problem.action_low is not None:
         actions = actions.maximum(problem.action_low)
     if problem.action_high is not None:
         actions = actions.minimum(problem.action_high)
     if config.initialization == "rollout" or problem.warm:
-        blocks = plan_blocks(problem.plans, config.max_rows)
-        parts = [model.rollout(problem.start[plans], actions[plans]) for plans in blocks]
+        blocks = plan_blocks(len(start), config.max_rows)
+        parts = [model.rollout(start[rows], actions[rows]) for rows in blocks]
         trajectory = (
             torch.cat(parts) if parts else actions.new_empty(0, steps + 1, problem.state_features)
         )
     else:
         progress = torch.linspace(0, 1, steps + 1, dtype=actions.dtype, device=actions.device)
-        trajectory = torch.lerp(problem.start[:, None], problem.goal[:, None], progress[:, None])
+        trajectory = torch.lerp(start[:, None], goal[:, None], progress[:, None])
     if config.initial_noise_scale and config.noise != "none":
-        xi = state_noise(config, problem, iteration=INITIALISATION, first_step=1, steps=steps - 1)
+        xi = state_noise(plans, iteration=INITIALISATION, first_step=1, steps=steps - 1)
         trajectory[:, 1:-1] += config.initial_noise_scale * xi
     if config.terminal == "fixed":
-        trajectory[:, -1] = problem.goal
+        trajectory[:, -1] = goal
     return trajectory.contiguous(), actions
 
 

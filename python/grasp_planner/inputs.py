@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,11 +19,11 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float64, torch.float16)
 
 @dataclass(frozen=True)
 class Problem:
-    """B problems as N = B R plans, in scaled states, all tensors on one device.
+    """B problems in scaled states, all tensors on one device.
 
-    `start_given` `(B, D)` unscaled; `start`, `goal` `(N, D)`; `actions` `(N, T, A)`; `plan_ids`
-    `(N,)`; `problem_ids` `(B,)`; weights `(D,)` in the compute dtype; bounds `(A,)`; `state_scale`
-    `(D,)` or None; `units` the scale as a factor.
+    `start_given` `(B, D)` unscaled; `start`, `goal` `(B, D)`; `actions` `(B, T, A)`; `problem_ids`
+    `(B,)`; weights `(D,)` in the compute dtype; bounds `(A,)`; `state_scale` `(D,)` or None;
+    `units` the scale as a factor.
     """
 
     start_given: Tensor
@@ -32,7 +32,6 @@ class Problem:
     actions: Tensor
     warm: bool
     problem_ids: Tensor
-    plan_ids: Tensor
     state_scale: Tensor | None
     units: Tensor
     feature_weight: Tensor | None
@@ -41,8 +40,18 @@ class Problem:
     action_high: Tensor | None
 
     @property
-    def plans(self) -> int:
+    def count(self) -> int:
+        """B."""
         return self.start.shape[0]
+
+    def take(self, rows: list[int]) -> Problem:
+        """The problems `rows`, as if they had been asked for alone."""
+        names = ("start_given", "start", "goal", "actions", "problem_ids")
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+
+    def tensors(self) -> list[Tensor]:
+        """All that the plans depend on and settings do not tell."""
+        return [self.start_given, self.goal, self.actions, self.problem_ids]
 
     @property
     def state_features(self) -> int:
@@ -60,13 +69,11 @@ def check_problem(
     goal: Any,
     actions: Any,
     plan_ids: Any,
-    *,
-    candidates: int = 1,
     samples: int = 1,
 ) -> Problem:
     """The problem in the planner's own units, or an error that names what is wrong.
 
-    Each problem becomes `candidates` plans; `samples` is the most that it will be sampled by.
+    `samples` is the most that each problem will be sampled by: ids leave room for so many.
     """
     start, goal = _state("start", start), _state("goal", goal)
     if goal.shape != start.shape:
@@ -82,7 +89,7 @@ def check_problem(
         raise TypeError(f"goal must have the dtype of start, {start.dtype}, got {goal.dtype}")
     _check_parameters(world_model, start)
     problems, features = start.shape
-    repeats, steps = candidates, config.horizon
+    steps = config.horizon
 
     width = _action_features(world_model, config, actions)
     if actions is None:
@@ -91,8 +98,7 @@ def check_problem(
         warm = average_blocks(_warm_start(actions, (problems, steps, width), start), config.hold)
     low, high = _bounds(config, width, start)
 
-    ids = _problem_ids(plan_ids, problems, max(repeats, samples), start.device)
-    candidate = torch.arange(repeats, device=start.device)
+    ids = _problem_ids(plan_ids, problems, samples, start.device)
     scale = _vector("state_scale", config.state_scale, features, start, start.dtype)
     units = start.new_ones(features) if scale is None else scale
     compute = torch.float64 if start.dtype == torch.float64 else torch.float32
@@ -103,12 +109,11 @@ def check_problem(
     )
     return Problem(
         start_given=start,
-        start=(start / units).repeat_interleave(repeats, 0),
-        goal=(goal / units).repeat_interleave(repeats, 0),
-        actions=warm.repeat_interleave(repeats, 0),
+        start=start / units,
+        goal=goal / units,
+        actions=warm,
         warm=actions is not None,
         problem_ids=ids,
-        plan_ids=(ids[:, None] * repeats + candidate).flatten(),
         state_scale=scale,
         units=units,
         feature_weight=weight,
@@ -229,7 +234,7 @@ def _problem_ids(plan_ids: Any, problems: int, repeats: int, device: torch.devic
         )
     most = 2**63 // repeats
     if problems and (int(plan_ids.min()) < 0 or int(plan_ids.max()) >= most):
-        raise ValueError(f"plan_ids must be from 0 to {most - 1} with {repeats} candidates")
+        raise ValueError(f"plan_ids must be from 0 to {most - 1} with {repeats} samples")
     return plan_ids
 
 

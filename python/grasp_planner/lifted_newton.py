@@ -19,7 +19,7 @@ from grasp_planner.blocks import first_of_blocks, hold_actions
 from grasp_planner.newton import PRODUCTS, NewtonSteps, refine_by_rollout, refine_lifted
 from grasp_planner.options import PlannerConfig, choice, integer, number, positive
 from grasp_planner.population import fresh_actions, pick, smallest, take, uniform
-from grasp_planner.search import RolloutPlanner, Search
+from grasp_planner.search import Algorithm, Planner, Search
 
 # Which iteration's noise is whose: a round has so many of its own, for sampling and for scoring.
 STREAMS = 8
@@ -112,7 +112,7 @@ class LiftedNewtonConfig(PlannerConfig):
             )
 
 
-class LiftedNewtonPlanner(RolloutPlanner):
+class LiftedNewtonPlanner(Planner):
     """Population and lifted Gauss-Newton; see the module.
 
         planner = LiftedNewtonPlanner(world_model, LiftedNewtonConfig(horizon=50, action_low=-1.0))
@@ -130,17 +130,25 @@ class LiftedNewtonPlanner(RolloutPlanner):
             config.samples, config.resamples, config.candidates * (config.score_rollouts + 1)
         )
 
-    def _run(self, search: Search) -> None:
-        _Population(search).run()
+    def _iterations(self) -> int:
+        return int(self.config.rounds)
+
+    def _algorithm(self, search: Search) -> Algorithm:
+        return _Population(search)
 
 
-class _Population:
-    """The rounds. Blocks of actions are `(B, R, K, A)`, one action per `hold` steps."""
+class _Population(Algorithm):
+    """The rounds. Blocks of actions are `(B', R, K, A)`, one action per `hold` steps.
+
+    `pool`: the first round's best. `blocks`, `scores`: every candidate there was, the archive.
+    """
+
+    variables: ClassVar = ("pool", "blocks", "scores", "best_score")
+
+    waits = True  # a round costs more than to wait for who has arrived
 
     def __init__(self, search: Search) -> None:
-        self.search = search
-        self.config: LiftedNewtonConfig = search.config
-        self.archive = _Archive(search)
+        super().__init__(search)
         problem, unit = search.problem, search.half_width
         self.steps = NewtonSteps(
             goal_weight=search.goal_weight,
@@ -156,36 +164,50 @@ class _Population:
         )
         self.width = problem.action_features
 
-    def run(self) -> None:
-        config, search = self.config, self.search
-        for r in range(config.rounds):
-            blocks = self.first_samples() if r == 0 else self.later_samples(r)
-            states = search.imagine(self.held(blocks))
-            cost = search.cost_of(states)
-            if r == 0:
-                self.pool = take(blocks, smallest(cost, config.pool))
-            chosen = smallest(cost, config.candidates)
-            if r == 0:  # from no action at all the steps find a gentle plan, if there is one
-                chosen = torch.cat((torch.zeros_like(chosen[:, :1]), chosen[:, :-1]), 1)
-            refined = self.refine(take(blocks, chosen), take(states, chosen))
-            # The best as it is, too: far from a goal out of reach a step may make things worse.
-            rivals = [refined, take(blocks, smallest(cost, 1))]
-            if r == 0:  # and the warm start
-                rivals.append(blocks[:, :1])
-            compared = torch.cat(rivals, 1)
-            self.archive.add(compared, *self.score(compared))
-            search.done(r + 1)
-            if config.enough > 0 and r + 1 < config.rounds:
-                self.leave(self.archive.best_score <= config.enough)
-            if len(search.live) == 0:
-                break
+    def begin(self) -> None:
+        problems = len(self.search.live)
+        self.blocks = self.search.start.new_empty(problems, 0, self.config.blocks, self.width)
+        self.scores = self.blocks.new_empty(problems, 0)
+        self.best_score = self.blocks.new_full((problems,), torch.inf)
+        self.pool = self.blocks
 
-    def leave(self, arrived: Tensor) -> None:
-        """Later rounds are without the problems that have `arrived (B',)`; waits for the device."""
-        if bool(arrived.any()):
-            self.search.leave(arrived)
-            self.pool = self.pool[~arrived]
-            self.archive.keep(~arrived)
+    def step(self, k: int) -> int:
+        config, search = self.config, self.search
+        blocks = self.first_samples() if k == 1 else self.later_samples(k - 1)
+        states = search.imagine(self.held(blocks))
+        cost = search.cost_of(states)
+        if k == 1:
+            self.pool = take(blocks, smallest(cost, config.pool))
+        chosen = smallest(cost, config.candidates)
+        if k == 1:  # from no action at all the steps find a gentle plan, if there is one
+            chosen = torch.cat((torch.zeros_like(chosen[:, :1]), chosen[:, :-1]), 1)
+        refined = self.refine(take(blocks, chosen), take(states, chosen))
+        # The best as it is, too: far from a goal out of reach a step may make things worse.
+        rivals = [refined, take(blocks, smallest(cost, 1))]
+        if k == 1:  # and the warm start
+            rivals.append(blocks[:, :1])
+        self.compare(torch.cat(rivals, 1))
+        return search.done(k)
+
+    def done(self) -> Tensor | None:
+        return self.best_score <= self.config.enough if self.config.enough > 0 else None
+
+    def compare(self, blocks: Tensor) -> None:
+        """Scores candidates `(B', R, K, A)`, for the archive; the best becomes the search's."""
+        search = self.search
+        scores, states, cost = self.score(blocks)
+        self.blocks = torch.cat((self.blocks, blocks), 1)
+        self.scores = torch.cat((self.scores, scores), 1)
+        least, which = scores.min(1)
+        rows = torch.arange(len(which), device=which.device)
+        better = least < self.best_score
+        actions = self.held(blocks[rows, which])
+        search.choose(better, actions, states[rows, which], cost[rows, which])
+        self.best_score = torch.where(better, least, self.best_score)
+
+    def elites(self) -> Tensor:
+        """The blocks `(B', candidates, K, A)` of the best scores, in order."""
+        return take(self.blocks, smallest(self.scores, self.config.candidates))
 
     def refine(self, blocks: Tensor, states: Tensor) -> Tensor:
         """Second-order steps on the chosen candidates."""
@@ -251,7 +273,7 @@ class _Population:
     def near_elites(self, count: int, stream: int) -> Tensor:
         """The best of the archive, each with its own amount of noise that is smooth in time."""
         search = self.search
-        elites = self.archive.best(self.config.candidates)
+        elites = self.elites()
         which = torch.arange(count, device=elites.device) % max(elites.shape[1], 1)
         noise, sizes = self.noise(count, stream), self.noise(count, stream + 1)
         smooth = [noise[:, :, 0]]
@@ -262,7 +284,7 @@ class _Population:
 
     def crossed(self, count: int, stream: int) -> Tensor:
         """Each action feature from an elite or from one of the pool."""
-        elites = self.archive.best(self.config.candidates)
+        elites = self.elites()
         coins = uniform(self.noise(count, stream))
         a = pick(elites, coins[:, :, 0, 0])
         b = pick(self.pool, uniform(self.noise(count, stream + 1))[:, :, 0, 0])
@@ -298,38 +320,3 @@ class _Population:
         gentle = config.effort_weight * effort / (1 + effort) * (1 - exact) * (1 - noisy)
         robust = torch.where(torch.isfinite(exact + noisy), exact + noisy + gentle, torch.inf)
         return robust, exact_states, cost[:, :, 0]
-
-
-class _Archive:
-    """Every refined candidate and its score; the best becomes the search's."""
-
-    def __init__(self, search: Search) -> None:
-        self.search = search
-        self.blocks: Tensor | None = None
-        self.scores: Tensor | None = None
-        self.best_score = torch.full_like(search.best_cost, torch.inf)
-
-    def add(self, blocks: Tensor, scores: Tensor, states: Tensor, cost: Tensor) -> None:
-        search = self.search
-        self.blocks = blocks if self.blocks is None else torch.cat((self.blocks, blocks), 1)
-        self.scores = scores if self.scores is None else torch.cat((self.scores, scores), 1)
-        least, which = scores.min(1)
-        rows = torch.arange(len(which), device=which.device)
-        better = least < self.best_score
-        config = search.config
-        actions = hold_actions(blocks[rows, which], config.hold, config.horizon)
-        search.choose(better, actions, states[rows, which], cost[rows, which])
-        self.best_score = torch.where(better, least, self.best_score)
-
-    def keep(self, rows: Tensor) -> None:
-        """Only the problems `rows (B',)` from now on."""
-        assert self.blocks is not None
-        assert self.scores is not None
-        self.blocks, self.scores = self.blocks[rows], self.scores[rows]
-        self.best_score = self.best_score[rows]
-
-    def best(self, count: int) -> Tensor:
-        """The blocks `(B', count, K, A)` of the best scores, in order."""
-        assert self.blocks is not None
-        assert self.scores is not None
-        return take(self.blocks, smallest(self.scores, count))

@@ -15,6 +15,7 @@ from torch import Tensor
 from grasp_kernels import MLPDynamics, UnsupportedModel, mlp_jacobians, mlp_rollout
 from grasp_kernels.backends import choose
 from grasp_kernels.reference import block_sum
+from grasp_planner.plan import level_of_caller
 from grasp_planner.world_model import CheckedModel, WorldModel
 
 KERNELS = "MLP kernels"
@@ -30,10 +31,18 @@ class GeneralPathWarning(UserWarning):
 class KernelModel:
     """An MLP world model, its rollouts and Jacobians in one launch each."""
 
-    path = KERNELS
-
-    def __init__(self, dynamics: MLPDynamics) -> None:
+    def __init__(self, dynamics: MLPDynamics, path: str = KERNELS) -> None:
         self.dynamics = dynamics
+        self.path = path
+
+    def __call__(self, state: Tensor, action: Tensor) -> Tensor:
+        """Next states `(rows, D)`: rollouts of one step."""
+        return mlp_rollout(self.dynamics, state, action[:, None])[:, 1]
+
+    def action_gradient(self, prediction: Tensor, action: Tensor, cotangent: Tensor) -> Tensor:
+        """`(dF/da)^T cotangent`."""
+        (gradient,) = torch.autograd.grad(prediction, action, cotangent)
+        return gradient
 
     def rollout(self, start: Tensor, actions: Tensor, max_rows: int | None = None) -> Tensor:
         """States `(N, T + 1, D)`; memory does not grow with T, so `max_rows` is met by itself."""
@@ -135,4 +144,4 @@ def _tell_once(world_model: Any, reason: str) -> None:
     if world_model not in _told:
         _told.add(world_model)
         message = f"planning call by call, not by kernels: {reason}"
-        warnings.warn(message, GeneralPathWarning, stacklevel=5)
+        warnings.warn(message, GeneralPathWarning, stacklevel=level_of_caller())

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from grasp_planner.plan import Plan
 from grasp_planner.population import take
-from grasp_planner.search import Budget, Planner
+from grasp_planner.running import Budget
+from grasp_planner.search import Planner
 from grasp_planner.world_model import frozen
 
 Policy = Callable[[Tensor], Tensor]

@@ -101,6 +101,8 @@ class PlannerConfig:
             and changes no result. >= 1; None is all.
         action_features: A, where neither warm-start actions, bounds nor the world model tell.
         seed: of all noise. 0 to 2**64 - 1; 0.
+        stop_cost: a plan that costs at most this is good enough: its problem takes no part in any
+            later iteration, and costs no more time. >= 0; None never stops.
     """
 
     horizon: int = integer(50, 1)
@@ -112,6 +114,7 @@ class PlannerConfig:
     max_rows: int | None = integer(None, 1)
     action_features: int | None = integer(None, 1)
     seed: int = integer(0, 0, 2**64 - 1)
+    stop_cost: float | None = number(None)
 
     def __post_init__(self) -> None:
         for given in fields(self):

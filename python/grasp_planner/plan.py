@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch import Tensor
 
@@ -24,7 +26,8 @@ class Plan:
             candidate had a finite rollout.
         candidate_cost: `(B, R)`, the best cost of every candidate; R is 1 for planners that sample.
         loss_history: `(iterations, B, R)`: of `GraspPlanner` the total lifted loss before each
-            iteration's step, of all others the best cost after each.
+            iteration's step, of all others the best cost after each; NaN where a problem was not
+            searched any more.
         iterations: how many iterations ran.
         out_of_time: whether the time budget ended the search: what is returned is the best until
             then.
@@ -35,7 +38,10 @@ class Plan:
         backend: which kernels ran, and why those.
         path: "whole-plan MLP kernels" or "MLP kernels" where the world model allowed them, else
             "general path: " and the reason: the model was called from Python.
-        snapshots: iteration -> virtual states `(B, R, T + 1, D)`, for the iterations asked for.
+        snapshots: iteration -> virtual states `(B, R, T + 1, D)`, for the iterations asked for; NaN
+            for problems that were done before.
+        failures: problem (0 ... B - 1) -> why it could not be planned, where the world model raised
+            an error or memory ran out: its cost is inf, its actions are the warm start.
     """
 
     actions: Tensor
@@ -50,6 +56,7 @@ class Plan:
     path: str
     out_of_time: bool = False
     snapshots: dict[int, Tensor] = field(default_factory=dict)
+    failures: dict[int, str] = field(default_factory=dict)
 
 
 def warn_non_finite(sound: Tensor, problem_ids: Tensor) -> None:
@@ -61,5 +68,14 @@ def warn_non_finite(sound: Tensor, problem_ids: Tensor) -> None:
         f"non-finite numbers in {len(broken)} of {sound.numel()} candidates: {names}{more}. "
         "Their best finite rollout, if any, is kept; all other plans are unaffected.",
         NonFiniteWarning,
-        stacklevel=4,
+        stacklevel=level_of_caller(),
     )
+
+
+def level_of_caller() -> int:
+    """The `stacklevel` at which a warning points at whoever called this package."""
+    here, level, frame = str(Path(__file__).parent), 1, inspect.currentframe()
+    frame = frame.f_back if frame is not None else None
+    while frame is not None and frame.f_code.co_filename.startswith(here):
+        frame, level = frame.f_back, level + 1
+    return level

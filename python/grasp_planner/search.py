@@ -1,16 +1,13 @@
-"""What all planners share: one `plan` call, true rollouts, the best so far, and who is watching.
+"""What all planners share: one `plan` call, its loop, true rollouts, and the best plans so far.
 
-Symbols: B problems, R candidates each, T steps, D state features, A action features.
+Symbols: B problems, B' of them still searched, R candidates each, T steps, D state features, A
+action features.
 """
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
-from numbers import Real
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 import torch
@@ -19,59 +16,28 @@ from torch import Tensor
 import grasp_kernels
 from grasp_kernels import gaussian_noise
 from grasp_planner.blocks import sum_blocks
-from grasp_planner.inputs import Problem, check_problem
+from grasp_planner.inputs import Problem, check_problem, check_snapshots
+from grasp_planner.isolation import solve_apart
 from grasp_planner.models import KernelModel, open_model, roll_out, terminal_cost
 from grasp_planner.newton import along
 from grasp_planner.options import PlannerConfig
 from grasp_planner.plan import Plan, warn_non_finite
+from grasp_planner.running import Arrivals, Budget, Callback, Checkpoint, Moment, Progress, Watch
 from grasp_planner.world_model import CheckedModel, WorldModel, frozen, needed
 
-Progress = Callable[[int], object]
-
-
-@dataclass(frozen=True, eq=False)
-class Moment:
-    """The best plans so far, as `trace` gets them; valid during the call, not to be changed.
-
-    Attributes:
-        iteration: how many iterations are over.
-        model_calls: dependent model calls so far, as `Plan.model_calls`.
-        actions: `(B, T, A)`.
-        cost: `(B,)`, of their rollout; inf where there is none yet.
-    """
-
-    iteration: int
-    model_calls: int
-    actions: Tensor
-    cost: Tensor
-
-
-Trace = Callable[[Moment], object]
-
-
-class Budget:
-    """How much time a search has; it is asked after every iteration, and never without a limit."""
-
-    def __init__(self, milliseconds: float | None, device: torch.device) -> None:
-        if milliseconds is not None:
-            number = isinstance(milliseconds, Real) and not isinstance(milliseconds, bool)
-            if not number or not milliseconds > 0:
-                raise ValueError(f"time_budget_ms must be a number above 0, got {milliseconds!r}")
-        self._end = None if milliseconds is None else time.perf_counter() + milliseconds / 1e3
-        self._device = device
-        self.spent = False
-
-    def check(self) -> bool:
-        """Whether the time is over. With a limit it waits for the device: time is real time."""
-        if self._end is not None:
-            if self._device.type != "cpu":
-                torch.accelerator.synchronize(self._device)
-            self.spent = time.perf_counter() >= self._end
-        return self.spent
-
-
-class OutOfTime(Exception):
-    """The budget is spent; the search keeps what it has."""
+#: Of a search, what is saved beside its algorithm's variables.
+SAVED = (
+    *("finished", "iterations", "model_calls", "live", "start", "goal", "warm", "active"),
+    *(
+        "best_cost",
+        "best_actions",
+        "best_states",
+        "sound",
+        "candidate_cost",
+        "history",
+        "snapshots",
+    ),
+)
 
 
 class Planner(ABC):
@@ -95,7 +61,6 @@ class Planner(ABC):
         self.world_model = world_model
         self.config: Any = self.config_type() if config is None else config
 
-    @abstractmethod
     def plan(
         self,
         start: Tensor,
@@ -104,66 +69,110 @@ class Planner(ABC):
         actions: Tensor | None = None,
         plan_ids: Tensor | None = None,
         time_budget_ms: float | None = None,
-        progress: Progress | None = None,
-        trace: Trace | None = None,
-    ) -> Plan:
-        """The best plan found for each of B problems."""
-
-
-class RolloutPlanner(Planner):
-    """A planner that judges whole plans by rolling them out; a subclass says which, and when."""
-
-    def plan(
-        self,
-        start: Tensor,
-        goal: Tensor,
-        *,
-        actions: Tensor | None = None,
-        plan_ids: Tensor | None = None,
-        time_budget_ms: float | None = None,
-        progress: Progress | None = None,
-        trace: Trace | None = None,
+        progress: Progress | bool | None = None,
+        callback: Callback | None = None,
+        callback_at: int | Collection[int] | None = None,
+        checkpoint: str | None = None,
+        checkpoint_every: int = 10,
+        snapshots: Collection[int] = (),
     ) -> Plan:
         """The best plan found for each of B problems.
 
         Args:
             start, goal: `(B, D)` (or `(D,)` for one problem), finite, same dtype and device.
             actions: `(B, T, A)` warm start, one of the plans that are compared.
-            plan_ids: `(B,)` int64, the name of each problem for its noise; None is 0 ... B - 1. The
-                same id gives the same plan alone or in a batch.
+            plan_ids: `(B,)` int64, 0 <= id < 2**63 / samples of a problem: the name of each problem
+                for its noise; None is 0 ... B - 1. The same id gives the same plan alone, in a
+                batch, or in chunks.
             time_budget_ms: milliseconds after which no further iteration begins: the best plan so
-                far is returned, and `Plan.out_of_time` says so. At least one iteration is made.
-                None is no limit.
-            progress: called with k after every iteration is issued.
-            trace: called with a `Moment` whenever the best plans may have become better.
+                far is returned (by `GraspPlanner` after one more rollout), and `Plan.out_of_time`
+                says so. At least one iteration is made, or one launch of several where whole plans
+                are in a kernel. > 0; None is no limit.
+            progress: called with k after iteration k is issued; True shows a progress bar.
+            callback: called with a `Moment`, to look at and not to change: after the iterations
+                `callback_at` (every so many, or these), or, where that is None, whenever the best
+                plans may have become better.
+            checkpoint: a file that the search is saved to every `checkpoint_every` iterations
+                (>= 1; 10), replaced at once. Where it exists, the search goes on from it, to the
+                same plans, bit for bit; when all is done it holds the end, and the same call
+                returns that. Its time budget begins anew.
+            snapshots: iterations (0 is the initialisation) whose virtual states are kept; of
+                `GraspPlanner` alone.
 
         Raises:
             TypeError, ValueError: an argument or the world model's answer is wrong; it is named.
+            CheckpointMismatchError: `checkpoint` is of a search for other plans.
+            WorldModelError: the world model raised an error, or memory ran out, for every problem
+                by itself. Where it is for some, the others are planned: see `Plan.failures`.
         """
         with torch.inference_mode(False), frozen(self.world_model), torch.no_grad():
             problem = check_problem(
-                self.world_model,
-                self.config,
-                start,
-                goal,
-                actions,
-                plan_ids,
-                samples=self._samples(),
+                self.world_model, self.config, start, goal, actions, plan_ids, self._samples()
             )
             budget = Budget(time_budget_ms, problem.start.device)
-            model = open_model(self.world_model, problem.start, problem.state_scale)
-            search = Search(model, self.config, problem, self._samples(), budget, progress, trace)
-            with suppress(OutOfTime):
-                self._run(search)
-            return search.result()
+            watch = Watch(progress, callback, callback_at)
+            saved = Checkpoint(checkpoint, checkpoint_every)
+            wanted = check_snapshots(snapshots, self._iterations())
+
+            def solve(planner: Planner, part: Problem, whole: bool) -> Plan:
+                search = Search(planner, part, budget, watch, saved if whole else None, wanted)
+                search.run()
+                return search.result()
+
+            return solve_apart(self, problem, solve)
 
     @abstractmethod
     def _samples(self) -> int:
         """Into how many samples a problem is split at most, for the names of their noise."""
 
     @abstractmethod
-    def _run(self, search: Search) -> None:
-        """The algorithm: whatever it rolls out through `search` competes to be the plan."""
+    def _iterations(self) -> int:
+        """How many iterations a search has at most."""
+
+    def _open(self, problem: Problem) -> KernelModel | CheckedModel:
+        """The world model in the planner's units, by kernels where that is possible."""
+        return open_model(self.world_model, problem.start, problem.state_scale)
+
+    @abstractmethod
+    def _algorithm(self, search: Search) -> Algorithm:
+        """The planner's variables in one search."""
+
+
+class Algorithm(ABC):
+    """A planner's variables in one search, and how an iteration moves them.
+
+    `__init__` makes what follows from settings and problems alone; `begin` makes the variables.
+    """
+
+    variables: ClassVar[tuple[str, ...]]
+    """Attributes with a row, or as many rows each, for every problem that is still searched: a
+    tensor, or a dict or list of tensors. They are what is saved, and what is cut when problems are
+    done."""
+
+    candidates = 1
+    """Plans of a problem that are kept and reported one by one."""
+
+    waits = False
+    """Whether it is worth waiting for the device to know which problems are done."""
+
+    def __init__(self, search: Search) -> None:
+        self.search = search
+        self.config: Any = search.config
+
+    @abstractmethod
+    def begin(self) -> None:
+        """The variables before the first iteration."""
+
+    @abstractmethod
+    def step(self, k: int) -> int:
+        """Makes iteration k, or k ... k' in one launch; returns the last one that it made."""
+
+    def finish(self) -> None:  # noqa: B027 (nothing comes after most)
+        """What comes after the last iteration."""
+
+    def done(self) -> Tensor | None:
+        """`(B',)` bool on the device: the problems that need no further iteration; None is none."""
+        return None
 
 
 class Search:
@@ -171,46 +180,121 @@ class Search:
 
     def __init__(
         self,
-        model: KernelModel | CheckedModel,
-        config: PlannerConfig,
+        planner: Planner,
         problem: Problem,
-        samples: int,
-        budget: Budget,
-        progress: Progress | None,
-        trace: Trace | None,
+        budget: Budget | None = None,
+        watch: Watch | None = None,
+        checkpoint: Checkpoint | None = None,
+        snapshots: frozenset[int] = frozenset(),
     ) -> None:
-        self.model, self.problem = model, problem
-        self.config: Any = config  # of the planner's own class
-        self.samples = samples
-        self._budget, self._progress, self._trace = budget, progress, trace
+        self.planner, self.problem = planner, problem
+        self.config: Any = planner.config  # of the planner's own class
+        self.samples, self.total = planner._samples(), planner._iterations()
+        self.model = planner._open(problem)
+        self.budget = budget or Budget(None, problem.start.device)
+        self.watch, self.checkpoint = watch or Watch(), checkpoint or Checkpoint(None, 1)
+        self.wanted_snapshots = snapshots
+        self.snapshots: dict[int, Tensor] = {}
         self.start, self.goal = problem.start, problem.goal
+        self.finished = False
         self.iterations = self.model_calls = 0
         self.low, self.high = box(problem)
         self.warm = self.clip(problem.actions)
         ones = self.start.new_ones(problem.state_features)
         weight = problem.goal_feature_weight
         self.goal_weight = ones if weight is None else weight.to(ones.dtype)
-        self.best_cost = self.start.new_full((problem.plans,), torch.inf)
+        self.best_cost = self.start.new_full((problem.count,), torch.inf)
         self.best_actions = self.warm
-        states = self.start[:, None].expand(-1, config.horizon + 1, -1)
+        states = self.start[:, None].expand(-1, self.config.horizon + 1, -1)
         # Of a plan without any finite rollout nothing is known but its start.
         self.best_states = torch.full_like(states, torch.nan).contiguous()
         self.best_states[:, 0] = self.start
-        self.sound = torch.ones_like(self.best_cost, dtype=torch.bool)
-        self.history: list[Tensor] = []
         #: The problems that are still searched; `start`, `goal`, `warm`, all rollouts are theirs.
-        self.live = torch.arange(problem.plans, device=self.start.device)
+        self.live = torch.arange(problem.count, device=self.start.device)
+        #: False where a live problem is good enough: what is found later changes nothing.
+        self.active = torch.ones_like(self.live, dtype=torch.bool)
+        self.algorithm = planner._algorithm(self)
+        shape = (problem.count, self.algorithm.candidates)
+        self.sound = torch.ones(shape, dtype=torch.bool, device=self.live.device)
+        self.candidate_cost = self.best_cost[:, None].repeat(1, shape[1])
+        self.history = self.candidate_cost.new_full((self.total, *shape), torch.nan)
 
-    def leave(self, found: Tensor) -> None:
-        """The live problems where `found (B',)` are done; their best plans stay what they are."""
-        self.live, self.start, self.goal, self.warm = (
-            values[~found] for values in (self.live, self.start, self.goal, self.warm)
-        )
+    # ------------------------------------------------------------------------------------ the loop
+
+    def run(self) -> None:
+        """From the first iteration, or from where a checkpoint left off, to the last."""
+        self.checkpoint.belongs_to(self.planner, self.problem)
+        saved = self.checkpoint.load(self.live.device)
+        if saved is None:
+            self.algorithm.begin()
+        else:
+            self._restore(saved)
+        if self.finished:
+            return
+        arrivals = Arrivals(self.algorithm.waits)
+        with self.watch.open(self.total):
+            self._part(arrivals)  # a warm start may be good enough
+            while self.iterations < self.total and self._searching():
+                first = self.iterations + 1
+                self.iterations = self.algorithm.step(first)
+                self._note(first)
+                if self.budget.check():
+                    break
+                self._part(arrivals)
+            if self._searching():
+                self.algorithm.finish()
+            self.finished = True
+            self.checkpoint.save(self.iterations, self._saved())
+
+    def _searching(self) -> bool:
+        """Whether anything is left to search; a batch of no problems is searched to the end."""
+        return len(self.live) > 0 or self.problem.count == 0
+
+    def _note(self, first: int) -> None:
+        """Iterations `first ... self.iterations` are over."""
+        for k in range(first, self.iterations + 1):
+            self.watch.advanced(k)
+        self.watch.reached(self.iterations, self.moment)
+        if self.checkpoint.due(self.iterations):
+            self.checkpoint.save(self.iterations, self._saved())
+
+    def _part(self, arrivals: Arrivals) -> None:
+        """Problems that need no more iterations take no part in any."""
+        done = self.algorithm.done()
+        if self.config.stop_cost is not None:
+            cheap = self.best_cost[self.live] <= self.config.stop_cost
+            done = cheap if done is None else done | cheap
+        if done is None or self.iterations == self.total or not len(self.live):
+            return
+        self.active = self.active & ~done
+        gone = arrivals.learn(~self.active)
+        if gone is None or not bool(gone.any()):
+            return
+        self._cut((~gone).nonzero()[:, 0].to(self.live.device))
+
+    def _cut(self, rows: Tensor) -> None:
+        """Only the live problems `rows` from now on; the others' best plans stay what they are."""
+        count = len(self.live)
+        for name in ("live", "start", "goal", "warm", "active"):
+            setattr(self, name, getattr(self, name)[rows])
+        for name in self.algorithm.variables:
+            value = getattr(self.algorithm, name)
+            setattr(self.algorithm, name, _rows(value, rows, count))
+
+    def _saved(self) -> dict[str, Any]:
+        variables = {name: getattr(self.algorithm, name) for name in self.algorithm.variables}
+        return {**{name: getattr(self, name) for name in SAVED}, "variables": variables}
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        for name in SAVED:
+            setattr(self, name, saved[name])
+        for name, value in saved["variables"].items():
+            setattr(self.algorithm, name, value)
 
     # ------------------------------------------------------------------------------ noise, bounds
 
     def normals(self, count: int, steps: int, features: int, iteration: int) -> Tensor:
-        """White noise `(B, count, steps, features)`, a function of seed, plan id and iteration."""
+        """White noise `(B', count, steps, features)`, a function of seed, plan id and iteration."""
         ids = self.problem.problem_ids[self.live, None] * self.samples
         ids = ids + torch.arange(count, device=ids.device)
         noise = gaussian_noise(
@@ -245,7 +329,7 @@ class Search:
     # ------------------------------------------------------------------------------ true rollouts
 
     def rollout(self, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """States `(B, R, T + 1, D)` and cost `(B, R)` of actions `(B, R, T, A)`; the best is kept.
+        """States `(B', R, T + 1, D)` and cost `(B', R)` of actions `(B', R, T, A)`; the best stays.
 
         A rollout that is not finite costs inf.
         """
@@ -255,7 +339,7 @@ class Search:
         return states, cost
 
     def imagine(self, actions: Tensor, start: Tensor | None = None) -> Tensor:
-        """States `(B, R, T + 1, D)` of actions `(B, R, T, A)`, from the problems' starts."""
+        """States `(B', R, T + 1, D)` of actions `(B', R, T, A)`, from the problems' starts."""
         problems, candidates = actions.shape[:2]
         if start is None:
             start = self.start[:, None].expand(-1, candidates, -1)
@@ -265,14 +349,17 @@ class Search:
         return states.view(problems, candidates, *states.shape[1:])
 
     def cost_of(self, states: Tensor) -> Tensor:
-        """`sum_d w_d (s_T - g)_d^2`, `(B, R)`; inf where a state is not finite."""
+        """`sum_d w_d (s_T - g)_d^2`, `(B', R)`; inf where a state is not finite."""
         cost = terminal_cost(states, self.goal[:, None], self.goal_weight)
-        sound = self.sound[self.live] & torch.isfinite(cost).all(1)
-        self.sound = self.sound.index_copy(0, self.live, sound)
+        self.find_unsound(torch.isfinite(cost).all(1, keepdim=True))
         return cost
 
+    def find_unsound(self, sound: Tensor) -> None:
+        """Remembers the live problems' candidates where `sound (B', R)` is False."""
+        self.sound = self.sound.index_copy(0, self.live, self.sound[self.live] & sound)
+
     def cost_gradient(self, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """`rollout`'s cost, and its gradient for one action per block, `(B, R, K, A)`."""
+        """`rollout`'s cost, and its gradient for one action per block, `(B', R, K, A)`."""
         problems, candidates = actions.shape[:2]
         controls = actions.flatten(0, 1).detach().requires_grad_()
         rows = self.start.repeat_interleave(candidates, 0)
@@ -296,14 +383,16 @@ class Search:
         return cost, sum_blocks(gradient, self.config.hold).unflatten(0, (problems, candidates))
 
     def finish(self, actions: Tensor) -> None:
-        """Plans `(B, R, T, A)` after the last iteration: where the search came to rest."""
+        """Plans `(B', R, T, A)` after the last iteration: where the search came to rest."""
+        if self.budget.spent:
+            return
         self.rollout(self.clip(actions))
         self.tell()
 
     # ------------------------------------------------------------------------------- the best plan
 
     def keep(self, actions: Tensor, states: Tensor, cost: Tensor) -> None:
-        """Each problem's cheapest of `(B, R, ...)`, where it is cheaper than what there was."""
+        """Each problem's cheapest of `(B', R, ...)`, where it is cheaper than what there was."""
         if cost.numel() == 0:
             return
         least, which = cost.min(1)
@@ -313,7 +402,8 @@ class Search:
         )
 
     def choose(self, where: Tensor, actions: Tensor, states: Tensor, cost: Tensor) -> None:
-        """From now on these are the best of the live problems `where (B',)`."""
+        """From now on these are the best of the live problems `where (B',)` that are active."""
+        where = where & self.active
         self.best_cost = self._chosen(where, cost, self.best_cost)
         self.best_actions = self._chosen(where, actions, self.best_actions)
         self.best_states = self._chosen(where, states, self.best_states)
@@ -322,46 +412,64 @@ class Search:
         """`best (B, ...)` with `new (B', ...)` in it; selecting by a mask would wait for it."""
         return best.index_copy(0, self.live, along(where, new, best[self.live]))
 
-    def done(self, iteration: int) -> None:
-        """An iteration is over: remember the best cost, tell who asked to know, mind the time."""
-        self.iterations = iteration
-        self.history.append(self.best_cost)
+    def done(self, k: int) -> int:
+        """An iteration of samples is over: remember the best cost, tell who asked to know."""
+        self.iterations = k
+        self.history[k - 1] = self.best_cost[:, None]
         self.tell()
-        if self._progress is not None:
-            self._progress(iteration)
-        if self._budget.check():
-            raise OutOfTime
+        return k
 
     def tell(self) -> None:
-        """The best plans so far, to whoever traces them."""
-        if self._trace is not None:
-            best = self.best_actions, self.best_cost
-            self._trace(Moment(self.iterations, self.model_calls, *best))
+        """The best plans so far, to whoever wants to know."""
+        self.watch.improved(self.moment)
+
+    def moment(self) -> Moment:
+        names = self.algorithm.variables
+        views = {name: getattr(self.algorithm, name) for name in names}
+        return Moment(
+            self.iterations,
+            self.model_calls,
+            self.best_actions,
+            self.best_cost,
+            self.live,
+            {name: value.detach() for name, value in views.items() if isinstance(value, Tensor)},
+        )
 
     def result(self) -> Plan:
         problem = self.problem
         if not bool(self.sound.all()):
-            warn_non_finite(self.sound[:, None], problem.problem_ids)
+            warn_non_finite(self.sound, problem.problem_ids)
         states = self.best_states * problem.units
         states[:, 0] = problem.start_given  # as it came: scaling and back may round
-        history = (
-            torch.stack(self.history)
-            if self.history
-            else self.best_cost.new_empty(0, problem.plans)
-        )
+        own = self.algorithm.candidates > 1
         return Plan(
             actions=self.best_actions,
             states=states,
             cost=self.best_cost,
-            candidate_cost=self.best_cost[:, None],
-            loss_history=history[..., None],
+            candidate_cost=self.candidate_cost if own else self.best_cost[:, None],
+            loss_history=self.history[: self.iterations],
             iterations=self.iterations,
             model_calls=self.model_calls,
             finite=torch.isfinite(self.best_cost),
             backend=grasp_kernels.backend_for(self.start.device, self.start.dtype),
             path=self.model.path,
-            out_of_time=self._budget.spent,
+            out_of_time=self.budget.spent,
+            snapshots=self.snapshots,
         )
+
+
+def _rows(value: Any, rows: Tensor, count: int) -> Any:
+    """The rows of the problems `rows`, of `count`, in a tensor or in all that a dict or list holds.
+
+    Of anything else there is nothing to cut.
+    """
+    if isinstance(value, Tensor):
+        return value.unflatten(0, (count, -1))[rows].flatten(0, 1)
+    if isinstance(value, dict):
+        return {name: _rows(part, rows, count) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_rows(part, rows, count) for part in value]
+    return value
 
 
 def box(problem: Problem) -> tuple[Tensor, Tensor]:

@@ -1,24 +1,21 @@
 """The planner's loop for MLP world models, in a handful of launches.
 
-`planner._Search.run` calls the model and the fused step from Python, iteration by iteration. Where
+`planner.LiftedPlans` calls the model and the fused step from Python, iteration by iteration. Where
 the model is an MLP that `grasp_kernels.MLPDynamics` can describe, one launch runs all iterations
 from one sync to the next, and one more the sync. Same variables, same noise, same plans.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from grasp_kernels import MLPDynamics, mlp_lifted_plan_, mlp_sync_
 from grasp_planner.config import GAUSS_NEWTON, GraspConfig
-from grasp_planner.models import describe
-
-if TYPE_CHECKING:
-    from grasp_planner.planner import _Search
+from grasp_planner.lifted_plans import LiftedPlans
+from grasp_planner.models import KernelModel, describe
+from grasp_planner.search import Search
 
 WHOLE_PLAN = "whole-plan MLP kernels"
 LAUNCH = 100  # iterations at most, so that Ctrl-C and `progress` never wait for long
@@ -41,96 +38,81 @@ def find_dynamics(
     return None, f"general path: {reason}"
 
 
-def run(
-    search: _Search,
-    dynamics: MLPDynamics,
-    snapshots: frozenset[int],
-    progress: Callable[[int], object] | None,
-) -> None:
-    """What `search.run` does: iterations, every so often a sync, and a last one."""
-    config = search.config
-    sync(search, dynamics, 0, follow=False)
-    search.snapshot(0, snapshots)
-    for first, last in launches(config, snapshots):
-        iterate(search, dynamics, first, last)
-        search.iteration, search.model_calls = last, search.model_calls + 2 * (last - first + 1)
-        if config.sync_every and last % config.sync_every == 0 and last < config.iterations:
-            sync(search, dynamics, config.sync_steps)
-        search.snapshot(last, snapshots)
-        if progress is not None:
-            for k in range(first, last + 1):
-                progress(k)
-        if search.budget.check():
-            break
-    sync(search, dynamics, 0 if search.budget.spent else config.final_sync_steps)
+class WholePlans(LiftedPlans):
+    """Lifted plans whose iterations and syncs are launches."""
 
+    def __init__(self, search: Search) -> None:
+        super().__init__(search)
+        assert isinstance(self.model, KernelModel)
+        self.dynamics = self.model.dynamics
 
-def launches(config: GraspConfig, snapshots: frozenset[int]) -> Iterator[tuple[int, int]]:
-    """Iterations `first ... last` that run in one launch: up to a sync, a snapshot, or `LAUNCH`."""
-    first = 1
-    for k in range(1, config.iterations + 1):
-        synced = config.sync_every and k % config.sync_every == 0
-        if synced or k in snapshots or k - first + 1 == LAUNCH or k == config.iterations:
-            yield first, k
-            first = k + 1
+    def first_judgement(self) -> None:
+        self.sync(0, follow=False)
 
+    def iterate(self, k: int) -> int:
+        """Iterations `k ...` until somebody wants to see, save or sync the plans."""
+        config, search = self.config, self.search
+        ends = [config.iterations, k - 1 + LAUNCH]
+        if config.sync_every:
+            ends.append(k - 1 + config.sync_every - (k - 1) % config.sync_every)
+        ends += [j for j in search.wanted_snapshots if j >= k]
+        for stop in (search.watch.next_stop(k - 1), search.checkpoint.next_stop(k - 1)):
+            if stop is not None:
+                ends.append(stop)
+        last = min(ends)
+        losses = mlp_lifted_plan_(
+            self.dynamics,
+            self.trajectory,
+            self.actions,
+            self.goal,
+            self.action_memory,
+            schedule=self.schedule[k - 1 : last],
+            first_iteration=k,
+            state_lr=config.state_lr * self.active,
+            action_lr=config.action_lr * self.active,
+            noise_factor=self.active,
+            seed=config.seed,
+            plan_ids=self.plan_ids,
+            noise=config.noise,
+            modes=config.noise_modes,
+            feature_weight=self.problem.feature_weight,
+            low=self.problem.action_low,
+            high=self.problem.action_high,
+            terminal=config.terminal,
+            optimizer=config.action_optimizer,
+            sound=self.sound,
+            compare_bounds=False,
+        )
+        self.note(k, losses)
+        return last
 
-def iterate(search: _Search, dynamics: MLPDynamics, first: int, last: int) -> None:
-    """Lifted iterations `first ... last`: states, actions and losses."""
-    config, problem = search.config, search.problem
-    search.loss_history[first - 1 : last] = mlp_lifted_plan_(
-        dynamics,
-        search.trajectory,
-        search.actions,
-        problem.goal,
-        search.action_memory,
-        schedule=search.schedule[first - 1 : last],
-        first_iteration=first,
-        state_lr=config.state_lr * search.active,
-        action_lr=config.action_lr * search.active,
-        noise_factor=search.active,
-        seed=config.seed,
-        plan_ids=problem.plan_ids,
-        noise=config.noise,
-        modes=config.noise_modes,
-        feature_weight=problem.feature_weight,
-        low=problem.action_low,
-        high=problem.action_high,
-        terminal=config.terminal,
-        optimizer=config.action_optimizer,
-        sound=search.sound,
-        compare_bounds=False,
-    )
-
-
-def sync(search: _Search, dynamics: MLPDynamics, steps: int, follow: bool = True) -> None:
-    """Gradient steps through the true rollout; the best is kept, the states follow."""
-    config, problem = search.config, search.problem
-    if config.sync_optimizer == GAUSS_NEWTON:
-        search.gauss_newton(steps)
-        steps = 0
-    search.model_calls += config.horizon * (2 * steps + 1)
-    mlp_sync_(
-        dynamics,
-        search.trajectory,
-        search.actions,
-        search.best_cost,
-        search.best_actions,
-        search.best_states,
-        problem.start,
-        problem.goal,
-        steps=steps,
-        lr=config.sync_lr,
-        cost_weight=problem.goal_feature_weight,
-        low=problem.action_low,
-        high=problem.action_high,
-        optimizer="adam" if steps == 0 else config.sync_optimizer,
-        stop_cost=config.stop_cost,
-        blend=config.sync_blend if follow else 0.0,
-        terminal=config.terminal,
-        sound=search.sound,
-        compare_bounds=False,
-    )
-    if config.stop_cost is not None:
-        search.active = (search.best_cost > config.stop_cost).to(torch.float32)
-    search.tell()
+    def sync(self, steps: int, follow: bool = True) -> None:
+        """Gradient steps through the true rollout; the best is kept, the states follow."""
+        config, problem = self.config, self.problem
+        if config.sync_optimizer == GAUSS_NEWTON:
+            self.gauss_newton(steps)
+            steps = 0
+        self.search.model_calls += config.horizon * (2 * steps + 1)
+        mlp_sync_(
+            self.dynamics,
+            self.trajectory,
+            self.actions,
+            self.best_cost,
+            self.best_actions,
+            self.best_states,
+            self.start,
+            self.goal,
+            steps=steps,
+            lr=config.sync_lr,
+            cost_weight=problem.goal_feature_weight,
+            low=problem.action_low,
+            high=problem.action_high,
+            optimizer="adam" if steps == 0 else config.sync_optimizer,
+            stop_cost=config.stop_cost,
+            blend=config.sync_blend if follow else 0.0,
+            terminal=config.terminal,
+            sound=self.sound,
+            compare_bounds=False,
+        )
+        if config.stop_cost is not None:
+            self.active = (self.best_cost > config.stop_cost).to(self.active.dtype)

@@ -106,6 +106,21 @@ def needed(gradient: Tensor | None) -> Tensor:
     return gradient
 
 
+class WorldModelError(RuntimeError):
+    """The world model raised an error, which is this one's cause; or memory ran out."""
+
+    def __init__(self, message: str, *, out_of_memory: bool = False) -> None:
+        super().__init__(message)
+        self.out_of_memory = out_of_memory
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Torch has a type for a GPU's memory, and a sentence for the CPU's."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 class CheckedModel:
     """A world model in units of `scale`, its answers checked: shape, and a path from the actions.
 
@@ -125,13 +140,7 @@ class CheckedModel:
     def __call__(self, state: Tensor, action: Tensor) -> Tensor:
         given = state if self.scale is None else state * self.scale
         versions = given._version, action._version
-        try:
-            prediction = self.world_model(given, action)
-        except RuntimeError as error:
-            raise RuntimeError(
-                f"world_model failed on state {tuple(given.shape)} {given.dtype} and action "
-                f"{tuple(action.shape)} {action.dtype}, {self.parameters()}: {error}"
-            ) from error
+        prediction = self._called(given, action)
         if (given._version, action._version) != versions:
             raise ValueError("world_model changes its state or action input in place")
         if not isinstance(prediction, Tensor):
@@ -151,6 +160,19 @@ class CheckedModel:
             )
         prediction = prediction.to(state.dtype)
         return prediction if self.scale is None else prediction / self.scale
+
+    def _called(self, given: Tensor, action: Tensor) -> Tensor:
+        """The world model's answer, or its error with what it was given."""
+        try:
+            return self.world_model(given, action)
+        except Exception as error:
+            if type(error).__module__ == checkpoint.__module__:
+                raise  # no failure: recomputation has all that it needs
+            raise WorldModelError(
+                f"world_model failed on state {tuple(given.shape)} {given.dtype} and action "
+                f"{tuple(action.shape)} {action.dtype}, {self.parameters()}: {error}",
+                out_of_memory=is_out_of_memory(error),
+            ) from error
 
     def parameters(self) -> str:
         """What the world model is made of, for a message."""
@@ -230,8 +252,8 @@ class CheckedModel:
     def plain(self, state: Tensor, action: Tensor) -> Tensor:
         """The world model in units of `scale` and nothing else, for `torch.func` to transform."""
         if self.scale is None:
-            return self.world_model(state, action).to(state.dtype)
-        return self.world_model(state * self.scale, action).to(state.dtype) / self.scale
+            return self._called(state, action).to(state.dtype)
+        return self._called(state * self.scale, action).to(state.dtype) / self.scale
 
     def _steps(self, state: Tensor, actions: Tensor) -> list[Tensor]:
         states = []

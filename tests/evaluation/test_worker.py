@@ -33,13 +33,13 @@ class Scripted:
     def __init__(self, script: Sequence[Tensor], pause: float = 0.0) -> None:
         self.script, self.pause = script, pause
 
-    def plan(self, start: Tensor, goal: Tensor, *, plan_ids: Tensor, trace: Any) -> Plan:
+    def plan(self, start: Tensor, goal: Tensor, *, plan_ids: Tensor, callback: Any) -> Plan:
         self.plan_ids = plan_ids
         cost = torch.ones(1)
         for k, actions in enumerate(self.script, 1):
             time.sleep(self.pause)
             scratch = actions.clone()
-            trace(Moment(k, 50 * k, scratch, cost))
+            callback(Moment(k, 50 * k, scratch, cost, torch.arange(len(cost))))
             scratch.fill_(torch.nan)  # a moment is valid during the call only
         warnings.warn("beware", stacklevel=1)
         states = WALL.imagine(actions, PROBLEM)

@@ -23,6 +23,7 @@ from grasp_planner import (
     MPPIPlanner,
     Plan,
     Planner,
+    running,
 )
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -262,6 +263,11 @@ class HostReads:
     def __exit__(self, *error: Any) -> None:
         for mode in reversed(self.modes):
             mode.__exit__(*error)
+
+
+def a_device_that_is_slow(monkeypatch: Any) -> None:
+    """Nobody learns in time which plans are good enough, as where the host runs ahead of a GPU."""
+    monkeypatch.setattr(running.Arrivals, "learn", lambda arrivals, flags: None)
 
 
 class LiveBytes(TorchDispatchMode):

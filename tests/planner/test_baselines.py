@@ -29,10 +29,9 @@ from grasp_planner.baselines.icem import coloured, colouring
 from grasp_planner.baselines.mppi import softmin
 from grasp_planner.blocks import average_blocks, first_of_blocks, hold_actions, sum_blocks
 from grasp_planner.inputs import check_problem
-from grasp_planner.models import open_model
 from grasp_planner.population import fresh_actions, pick, smallest
 from grasp_planner.presets import PLANNERS, make_planner, planner_config
-from grasp_planner.search import Budget, Search
+from grasp_planner.search import Search
 from torch import Tensor
 
 CONFIGS = [
@@ -250,17 +249,17 @@ def test_several_starts_find_what_one_does_not() -> None:
 
 def test_collocation_ends_dynamically_consistent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans begin free, in straight lines, and the multipliers close their defects."""
-    from grasp_planner.baselines.latco import LatCoPlanner
+    from grasp_planner.baselines.latco import _LatCo
 
     defects: list[Tensor] = []
-    inner = LatCoPlanner._gradients
+    inner = _LatCo.gradients
 
     def watched(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
         found = inner(*args)
         defects.append(found[0].sum(1))
         return found
 
-    monkeypatch.setattr(LatCoPlanner, "_gradients", staticmethod(watched))
+    monkeypatch.setattr(_LatCo, "gradients", watched)
     start = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.3, -0.2, 0.1, 0.0]])
     goal = cases.roll_out(cases.arithmetic, start, 0.5 * torch.ones(2, 7, 2))[:, -1]
     settings = {"iterations": 300, "multiplier_every": 5, "initialization": "linear"}
@@ -278,12 +277,8 @@ def test_collocation_ends_dynamically_consistent(monkeypatch: pytest.MonkeyPatch
 def a_search(**changes: Any) -> Search:
     planner = cases.planner("cem", cases.arithmetic, **changes)
     start, goal = cases.problems(3)
-    problem = check_problem(
-        cases.arithmetic, planner.config, start, goal, None, None, samples=planner.config.samples
-    )
-    model = open_model(cases.arithmetic, problem.start, None)
-    budget = Budget(None, start.device)
-    return Search(model, planner.config, problem, planner.config.samples, budget, None, None)
+    problem = check_problem(cases.arithmetic, planner.config, start, goal, None, None)
+    return Search(planner, problem)
 
 
 def test_fresh_actions_are_smooth_and_reach_the_bounds() -> None:

@@ -27,6 +27,8 @@ class Scripted(Planner):
         super().__init__(model, PlannerConfig(horizon=T, action_features=A))
         self.asked: list[dict[str, Any]] = []
 
+    _samples = _iterations = _algorithm = None  # nothing is searched
+
     def plan(self, start: Tensor, goal: Tensor, **given: Any) -> Plan:
         self.asked.append({"start": start, "goal": goal, **given})
         ids = given["plan_ids"]

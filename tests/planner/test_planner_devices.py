@@ -12,12 +12,13 @@ from pathlib import Path
 import planner_cases as cases
 import pytest
 import torch
-from grasp_planner import GraspConfig, GraspPlanner, inputs, planner
+from grasp_planner import GraspConfig, GraspPlanner, inputs
+from grasp_planner.search import Search
 from torch.overrides import TorchFunctionMode
 
 import grasp_kernels
 
-SOURCES = tuple(str(Path(p.__file__).parent) for p in (planner, grasp_kernels))
+SOURCES = tuple(str(Path(p.__file__).parent) for p in (inputs, grasp_kernels))
 VARIANTS = [
     {},
     {"noise": "white", "max_rows": 5, "terminal": "free"},
@@ -74,7 +75,7 @@ def loop_alone(monkeypatch) -> None:
 
     monkeypatch.setattr(inputs, "_bounds", bounds)
     monkeypatch.setattr(inputs, "_check_finite", lambda name, value: None)
-    monkeypatch.setattr(planner._Search, "result", lambda search, path: search)
+    monkeypatch.setattr(Search, "result", lambda search: search)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -89,7 +90,12 @@ def test_the_loop_reads_and_copies_nothing(variant, dtype, loop_alone) -> None:
         )
     assert copies.model_calls > settings.iterations
     assert copies.seen == []
-    for tensor in (search.trajectory, search.actions, search.best_states, search.sound):
+    for tensor in (
+        search.algorithm.trajectory,
+        search.best_actions,
+        search.best_states,
+        search.sound,
+    ):
         assert tensor.device.type == "meta"
 
 

@@ -134,7 +134,7 @@ def test_the_loop_never_waits_for_the_device(kind: str) -> None:
     everything = {"enough": 0} if kind.startswith("lifted") else {}  # else it asks who has arrived
     planner = cases.planner(kind, reads.watch(arithmetic), **everything)
     with reads:
-        planner.plan(start, goal, actions=torch.zeros(2, 7, 2), trace=lambda moment: None)
+        planner.plan(start, goal, actions=torch.zeros(2, 7, 2), callback=lambda moment: None)
     assert reads.model_calls >= 4 * 7
     assert reads.during_the_loop() == []
     assert reads.seen  # before and after the loop the planner does read, so the counter is alive

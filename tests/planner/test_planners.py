@@ -254,7 +254,7 @@ def test_no_iterations(kind: str, warm: bool) -> None:
 
 
 @every_planner
-def test_progress_and_trace(kind: str) -> None:
+def test_progress_and_callback(kind: str) -> None:
     start, goal = cases.problems(2)
     heard: list[int] = []
     seen: list[tuple[Moment, Tensor, Tensor]] = []
@@ -263,7 +263,7 @@ def test_progress_and_trace(kind: str) -> None:
         seen.append((moment, moment.actions.clone(), moment.cost.clone()))
 
     planner = cases.planner(kind, arithmetic)
-    plan = planner.plan(start, goal, progress=heard.append, trace=watch)
+    plan = planner.plan(start, goal, progress=heard.append, callback=watch)
     assert heard == list(range(1, plan.iterations + 1))
     told = [moment.iteration for moment, _, _ in seen]
     if "grasp" in kind:

@@ -24,7 +24,8 @@ LOOPS = [
 
 
 @pytest.mark.parametrize("variant", LOOPS, ids=str)
-def test_the_loop_never_waits_for_the_device(variant) -> None:
+def test_the_loop_never_waits_for_the_device(variant, monkeypatch) -> None:
+    cases.a_device_that_is_slow(monkeypatch)
     start, goal = cases.problems(2)
     reads = cases.HostReads()
     planner = GraspPlanner(reads.watch(cases.arithmetic), cases.config(**variant))

@@ -21,6 +21,7 @@ from grasp_planner import (
 )
 from grasp_planner.cli.plan import task_config
 from grasp_planner.tasks.mlp import ResidualMLP
+from grasp_planner.whole_plan import WholePlans
 from torch import nn
 
 from grasp_kernels import MLPDynamics, MLPLayer, UnsupportedModel, native
@@ -267,25 +268,41 @@ def test_snapshots_and_progress_change_nothing() -> None:
         torch.testing.assert_close(states, general.snapshots[k], rtol=0, atol=5e-3)
 
 
-def test_launches_cover_every_iteration_once() -> None:
+def test_launches_cover_every_iteration_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[tuple[int, int]] = []
+    iterate = WholePlans.iterate
+
+    def noted(plans: WholePlans, k: int) -> int:
+        last = iterate(plans, k)
+        found.append((k, last))
+        return last
+
+    monkeypatch.setattr(WholePlans, "iterate", noted)
     config = cases.config(iterations=350, sync_every=120)
-    found = list(whole_plan.launches(config, frozenset({7, 240})))
+    seen: list[int] = []
+    GraspPlanner(model(), config).plan(
+        *cases.problems(2),
+        snapshots=(7, 240),
+        callback=lambda moment: seen.append(moment.iteration),
+        callback_at=(50, 51),
+    )
     assert [k for first, last in found for k in range(first, last + 1)] == list(range(1, 351))
-    assert {7, 120, 240} <= {last for _, last in found}
+    assert {7, 50, 51, 120, 240} <= {last for _, last in found}
     assert max(last - first + 1 for first, last in found) <= whole_plan.LAUNCH
-    assert list(whole_plan.launches(cases.config(iterations=0), frozenset())) == []
+    assert seen == [50, 51]
 
 
 def test_the_loop_never_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     reads = cases.HostReads()
     for name in ("iterate", "sync"):
-        launch = getattr(whole_plan, name)
+        launch = getattr(WholePlans, name)
 
-        def counted(*args: Any, _launch: Any = launch, **kwargs: Any) -> None:
+        def counted(*args: Any, _launch: Any = launch, **kwargs: Any) -> Any:
             reads.model_calls += 1
-            _launch(*args, **kwargs)
+            return _launch(*args, **kwargs)
 
-        monkeypatch.setattr(whole_plan, name, counted)
+        monkeypatch.setattr(WholePlans, name, counted)
+    cases.a_device_that_is_slow(monkeypatch)
     planner = GraspPlanner(model(), cases.config(stop_cost=0.1, iterations=12))
     with reads:
         planner.plan(*cases.problems(2), snapshots=(3,))

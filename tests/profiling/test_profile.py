@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from grasp_planner import GraspConfig, GraspPlanner, planner, whole_plan
+from grasp_planner import GraspConfig, GraspPlanner, whole_plan
 from grasp_planner.cli import main
 from grasp_planner.profiling.counting import Counts
 from grasp_planner.profiling.page import page, tables
 from grasp_planner.profiling.phases import LOOP, PHASES, REST, Stopwatch, around
 from grasp_planner.profiling.run import Profile, profile
+from grasp_planner.search import Search
 from grasp_planner.tasks.mlp import ResidualMLP
 from rich.console import Console
 
@@ -129,9 +130,9 @@ def test_instruments_are_taken_off_again_also_after_an_error() -> None:
         raise RuntimeError("out of order")
 
     stopwatch = Stopwatch()
-    run = planner._Search.run
+    run = Search.run
     with around(watched, stopwatch.phase):
-        assert planner._Search.run is not run
+        assert Search.run is not run
         with pytest.raises(RuntimeError, match="out of order"):
             GraspPlanner(broken, config()).plan(*problems())
     assert [getattr(owner, name) for owner, name, _ in watched] == before

@@ -15,7 +15,7 @@ from torch import Tensor
 from grasp_planner.blocks import first_of_blocks, hold_actions
 from grasp_planner.options import PlannerConfig, integer, number, positive
 from grasp_planner.population import smallest, take
-from grasp_planner.search import RolloutPlanner, Search
+from grasp_planner.search import Algorithm, Planner, Search
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class CEMConfig(PlannerConfig):
             raise ValueError(f"elites must be at most samples, got {self.elites} of {self.samples}")
 
 
-class CEMPlanner(RolloutPlanner):
+class CEMPlanner(Planner):
     """CEM; see the module. The first sample is the mean, first of all the warm start.
 
     plan = CEMPlanner(world_model, CEMConfig(horizon=50, action_low=-1.0)).plan(start, goal)
@@ -56,21 +56,38 @@ class CEMPlanner(RolloutPlanner):
     def _samples(self) -> int:
         return int(self.config.samples)
 
-    def _run(self, search: Search) -> None:
+    def _iterations(self) -> int:
+        return int(self.config.iterations)
+
+    def _algorithm(self, search: Search) -> Algorithm:
+        return _CEM(search)
+
+
+class _CEM(Algorithm):
+    """Mean and deviation of the actions of every block, `(B', K, A)`."""
+
+    variables: ClassVar = ("mean", "std")
+
+    def begin(self) -> None:
         config: CEMConfig = self.config
-        unit = search.half_width
-        mean = first_of_blocks(search.warm, config.hold)
-        std = (config.initial_std * unit).expand_as(mean)
-        for k in range(1, config.iterations + 1):
-            noise = search.normals(config.samples, config.blocks, mean.shape[2], k)
-            noise[:, 0] = 0
-            blocks = search.clip(mean[:, None] + std[:, None] * noise)
-            _, cost = search.rollout(hold_actions(blocks, config.hold, config.horizon))
-            new_mean, new_std = fit(blocks, cost, config.elites, mean, std)
-            mean = torch.lerp(new_mean, mean, config.momentum)
-            std = torch.lerp(new_std, std, config.momentum).maximum(config.min_std * unit)
-            search.done(k)
-        search.finish(hold_actions(mean[:, None], config.hold, config.horizon))
+        self.mean = first_of_blocks(self.search.warm, config.hold)
+        self.std = (config.initial_std * self.search.half_width).expand_as(self.mean)
+
+    def step(self, k: int) -> int:
+        config, search, mean = self.config, self.search, self.mean
+        noise = search.normals(config.samples, config.blocks, mean.shape[2], k)
+        noise[:, 0] = 0
+        blocks = search.clip(mean[:, None] + self.std[:, None] * noise)
+        _, cost = search.rollout(hold_actions(blocks, config.hold, config.horizon))
+        new_mean, new_std = fit(blocks, cost, config.elites, mean, self.std)
+        self.mean = torch.lerp(new_mean, mean, config.momentum)
+        least = config.min_std * search.half_width
+        self.std = torch.lerp(new_std, self.std, config.momentum).maximum(least)
+        return search.done(k)
+
+    def finish(self) -> None:
+        config = self.config
+        self.search.finish(hold_actions(self.mean[:, None], config.hold, config.horizon))
 
 
 def fit(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from grasp_kernels import action_step_
 from grasp_kernels.checks import OPTIMIZERS
@@ -13,7 +14,7 @@ from grasp_planner.blocks import first_of_blocks, hold_actions
 from grasp_planner.options import PlannerConfig, choice, integer, number, positive
 from grasp_planner.population import fresh_actions
 from grasp_planner.schedules import geometric
-from grasp_planner.search import RolloutPlanner, Search
+from grasp_planner.search import Algorithm, Planner, Search
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class GradientConfig(PlannerConfig):
         return geometric(self.lr, self.last_lr, iteration, self.iterations)
 
 
-class GradientPlanner(RolloutPlanner):
+class GradientPlanner(Planner):
     """Gradient shooting; see the module. The first start is the warm start, or no action.
 
     planner = GradientPlanner(world_model, GradientConfig(horizon=50, action_low=-1.0))
@@ -55,31 +56,59 @@ class GradientPlanner(RolloutPlanner):
     def _samples(self) -> int:
         return int(self.config.restarts)
 
-    def _run(self, search: Search) -> None:
-        config: GradientConfig = self.config
+    def _iterations(self) -> int:
+        return int(self.config.iterations)
+
+    def _algorithm(self, search: Search) -> Algorithm:
+        return _Gradient(search)
+
+
+class _Gradient(Algorithm):
+    """The actions of every block `(B' R, K, A)`, one plan a row, and Adam's memory of them.
+
+    In units of half the box, so that one step size suits all actions.
+    """
+
+    variables: ClassVar = ("moving", "memory")
+
+    def begin(self) -> None:
+        config, search = self.config, self.search
         centre, unit = search.centre, search.half_width
         blocks = config.spread * fresh_actions(search, config.restarts, 0)
         blocks[:, 0] = (first_of_blocks(search.warm, config.hold) - centre) / unit
-        # One plan a row, in units of half the box, so that one step size suits all actions.
-        moving = blocks.flatten(0, 1).contiguous()
-        low, high = (search.low - centre) / unit, (search.high - centre) / unit
-        moving.clamp_(low, high)
-        memory: dict[str, Any] = {}
-        for k in range(1, config.iterations + 1):
-            blocks = search.clip(centre + unit * moving.unflatten(0, (-1, config.restarts)))
-            actions = hold_actions(blocks, config.hold, config.horizon)
-            _, gradient = search.cost_gradient(actions)
-            gradient = torch.nan_to_num(unit * gradient, 0.0, 0.0, 0.0)  # a broken plan stays
-            action_step_(
-                moving,
-                gradient.flatten(0, 1).contiguous(),
-                memory,
-                lr=config.lr_of(k),
-                low=low,
-                high=high,
-                optimizer=config.optimizer,
-                compare_bounds=False,
-            )
-            search.done(k)
-        blocks = search.clip(centre + unit * moving.unflatten(0, (-1, config.restarts)))
-        search.finish(hold_actions(blocks, config.hold, config.horizon))
+        low, high = self.box()
+        self.moving = blocks.flatten(0, 1).contiguous().clamp_(low, high)
+        self.memory: dict[str, Any] = {}
+
+    def step(self, k: int) -> int:
+        config, search = self.config, self.search
+        _, gradient = search.cost_gradient(self.held())
+        gradient = search.half_width * gradient
+        gradient = torch.nan_to_num(gradient, 0.0, 0.0, 0.0)  # a broken plan stays
+        low, high = self.box()
+        action_step_(
+            self.moving,
+            gradient.flatten(0, 1).contiguous(),
+            self.memory,
+            lr=config.lr_of(k),
+            low=low,
+            high=high,
+            optimizer=config.optimizer,
+            compare_bounds=False,
+        )
+        return search.done(k)
+
+    def finish(self) -> None:
+        self.search.finish(self.held())
+
+    def box(self) -> tuple[Tensor, Tensor]:
+        search = self.search
+        centre, unit = search.centre, search.half_width
+        return (search.low - centre) / unit, (search.high - centre) / unit
+
+    def held(self) -> Tensor:
+        """The plans' actions, `(B', R, T, A)`."""
+        config, search = self.config, self.search
+        blocks = search.centre + search.half_width * self.moving
+        blocks = search.clip(blocks.unflatten(0, (-1, config.restarts)))
+        return hold_actions(blocks, config.hold, config.horizon)

@@ -15,7 +15,7 @@ from grasp_planner.baselines.cem import fit
 from grasp_planner.blocks import first_of_blocks, hold_actions
 from grasp_planner.options import PlannerConfig, integer, number, positive
 from grasp_planner.population import smallest, take
-from grasp_planner.search import RolloutPlanner, Search
+from grasp_planner.search import Algorithm, Planner, Search
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class ICEMConfig(PlannerConfig):
         return max(self.least_samples, int(self.samples / self.decay ** (iteration - 1)))
 
 
-class ICEMPlanner(RolloutPlanner):
+class ICEMPlanner(Planner):
     """iCEM; see the module. In the last iteration the mean is one of the samples.
 
     plan = ICEMPlanner(world_model, ICEMConfig(horizon=50, action_low=-1.0)).plan(start, goal)
@@ -71,27 +71,43 @@ class ICEMPlanner(RolloutPlanner):
     def _samples(self) -> int:
         return int(self.config.samples)
 
-    def _run(self, search: Search) -> None:
+    def _iterations(self) -> int:
+        return int(self.config.iterations)
+
+    def _algorithm(self, search: Search) -> Algorithm:
+        return _ICEM(search)
+
+
+class _ICEM(Algorithm):
+    """Mean and deviation of the actions of every block `(B', K, A)`, and the elites kept."""
+
+    variables: ClassVar = ("mean", "std", "kept")
+
+    def begin(self) -> None:
         config: ICEMConfig = self.config
-        unit = search.half_width
-        mean = first_of_blocks(search.warm, config.hold)
-        std = (config.initial_std * unit).expand_as(mean)
+        self.mean = first_of_blocks(self.search.warm, config.hold)
+        self.std = (config.initial_std * self.search.half_width).expand_as(self.mean)
+        self.kept = self.mean[:, None]
+
+    def step(self, k: int) -> int:
+        config, search, mean = self.config, self.search, self.mean
         shape = colouring(config.blocks, config.colour).to(mean)
-        kept = mean[:, None]
-        for k in range(1, config.iterations + 1):
-            white = search.normals(config.samples_of(k), len(shape), mean.shape[2], k)
-            noise = coloured(white, shape)
-            blocks = torch.cat((search.clip(mean[:, None] + std[:, None] * noise), kept), 1)
-            if k == config.iterations:
-                blocks[:, 0] = search.clip(mean)
-            _, cost = search.rollout(hold_actions(blocks, config.hold, config.horizon))
-            new_mean, new_std = fit(blocks, cost, config.elites, mean, std)
-            mean = torch.lerp(new_mean, mean, config.momentum)
-            std = torch.lerp(new_std, std, config.momentum).maximum(config.min_std * unit)
-            kept = take(blocks, smallest(cost, int(config.kept * config.elites)))
-            search.done(k)
-        if config.iterations == 0:
-            search.finish(search.warm[:, None])
+        noise = coloured(search.normals(config.samples_of(k), len(shape), mean.shape[2], k), shape)
+        sampled = search.clip(mean[:, None] + self.std[:, None] * noise)
+        blocks = torch.cat((sampled, self.kept), 1)
+        if k == config.iterations:
+            blocks[:, 0] = search.clip(mean)
+        _, cost = search.rollout(hold_actions(blocks, config.hold, config.horizon))
+        new_mean, new_std = fit(blocks, cost, config.elites, mean, self.std)
+        self.mean = torch.lerp(new_mean, mean, config.momentum)
+        least = config.min_std * search.half_width
+        self.std = torch.lerp(new_std, self.std, config.momentum).maximum(least)
+        self.kept = take(blocks, smallest(cost, int(config.kept * config.elites)))
+        return search.done(k)
+
+    def finish(self) -> None:
+        if self.config.iterations == 0:
+            self.search.finish(self.search.warm[:, None])
 
 
 def coloured(white: Tensor, shape: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from grasp_planner.models import predict
 from grasp_planner.options import PlannerConfig, choice, integer, number, positive
 from grasp_planner.population import fresh_actions
 from grasp_planner.schedules import geometric
-from grasp_planner.search import RolloutPlanner, Search
+from grasp_planner.search import Algorithm, Planner, Search
 from grasp_planner.world_model import needed
 
 
@@ -68,7 +68,7 @@ class LatCoConfig(PlannerConfig):
         return geometric(1.0, self.last_lr, iteration, self.iterations)
 
 
-class LatCoPlanner(RolloutPlanner):
+class LatCoPlanner(Planner):
     """Latent collocation; see the module. The first restart begins at the warm start.
 
     plan = LatCoPlanner(world_model, LatCoConfig(horizon=50, action_low=-1.0)).plan(start, goal)
@@ -79,85 +79,101 @@ class LatCoPlanner(RolloutPlanner):
     def _samples(self) -> int:
         return int(self.config.restarts)
 
-    def _run(self, search: Search) -> None:
-        config: LatCoConfig = self.config
+    def _iterations(self) -> int:
+        return int(self.config.iterations)
+
+    def _algorithm(self, search: Search) -> Algorithm:
+        return _LatCo(search)
+
+
+class _LatCo(Algorithm):
+    """States `(B' R, T + 1, D)`, actions in units of half the box, multipliers `(B' R, T)`."""
+
+    variables: ClassVar = ("trajectory", "actions", "multiplier", "state_memory", "action_memory")
+
+    def begin(self) -> None:
+        config, search = self.config, self.search
         centre, unit = search.centre, search.half_width
         blocks = config.spread * fresh_actions(search, config.restarts, 0)
         first = hold_actions(blocks, config.hold, config.horizon)
         first[:, 0] = (search.warm - centre) / unit
-        actions = first.flatten(0, 1).contiguous()  # in units of half the box
-        low, high = (search.low - centre) / unit, (search.high - centre) / unit
-        actions.clamp_(low, high)
-        goal = search.goal.repeat_interleave(config.restarts, 0)
+        low, high = self.box()
+        self.actions = first.flatten(0, 1).contiguous().clamp_(low, high)
         search.rollout(search.warm[:, None])
         if config.initialization == "linear":
-            trajectory = self._straight_line(search, goal)
+            self.trajectory = self.straight_line()
         else:
-            plans = search.clip(centre + unit * actions).unflatten(0, (-1, config.restarts))
-            trajectory = torch.nan_to_num(search.rollout(plans)[0].flatten(0, 1), 0.0, 0.0, 0.0)
-        multiplier = torch.full_like(actions[..., 0], config.initial_multiplier)
-        state_memory: dict[str, Any] = {}
-        action_memory: dict[str, Any] = {}
-        for k in range(1, config.iterations + 1):
-            defect, state_gradient, action_gradient = self._gradients(
-                search, trajectory, centre + unit * actions, goal, multiplier
-            )
-            moving = trajectory[:, 1:].contiguous()
-            action_step_(
-                moving,
-                state_gradient,
-                state_memory,
-                lr=config.state_lr * config.lr_of(k),
-                optimizer="adam",
-            )
-            trajectory[:, 1:] = moving
-            held = hold_actions(
-                sum_blocks(action_gradient, config.hold), config.hold, config.horizon
-            )
-            action_step_(
-                actions,
-                (unit * held).contiguous(),
-                action_memory,
-                lr=config.action_lr * config.lr_of(k),
-                low=low,
-                high=high,
-                optimizer="adam",
-                compare_bounds=False,
-            )
-            if k % config.multiplier_every == 0:
-                factor = (defect / config.tolerance).clamp(1e-12, 1e12) ** config.multiplier_rate
-                multiplier = (multiplier * factor.clamp(0.5, 2.0)).clamp_max(config.most_multiplier)
-            search.model_calls += 2
-            if k % (10 * config.multiplier_every) == 0 or k == config.iterations:
-                plans = (centre + unit * actions).unflatten(0, (-1, config.restarts))
-                search.rollout(search.clip(plans))
-            search.done(k)
+            states, _ = search.rollout(self.plans())
+            self.trajectory = torch.nan_to_num(states.flatten(0, 1), 0.0, 0.0, 0.0)
+        self.multiplier = torch.full_like(self.actions[..., 0], config.initial_multiplier)
+        self.state_memory: dict[str, Any] = {}
+        self.action_memory: dict[str, Any] = {}
 
-    @staticmethod
-    def _straight_line(search: Search, goal: Tensor) -> Tensor:
-        """From start to goal, `(N, T + 1, D)`; features without weight stay as they are."""
-        restarts = len(goal) // max(len(search.start), 1)
+    def step(self, k: int) -> int:
+        config, search, unit = self.config, self.search, self.search.half_width
+        defect, state_gradient, action_gradient = self.gradients()
+        moving = self.trajectory[:, 1:].contiguous()
+        action_step_(
+            moving,
+            state_gradient,
+            self.state_memory,
+            lr=config.state_lr * config.lr_of(k),
+            optimizer="adam",
+        )
+        self.trajectory[:, 1:] = moving
+        held = hold_actions(sum_blocks(action_gradient, config.hold), config.hold, config.horizon)
+        low, high = self.box()
+        action_step_(
+            self.actions,
+            (unit * held).contiguous(),
+            self.action_memory,
+            lr=config.action_lr * config.lr_of(k),
+            low=low,
+            high=high,
+            optimizer="adam",
+            compare_bounds=False,
+        )
+        if k % config.multiplier_every == 0:
+            factor = (defect / config.tolerance).clamp(1e-12, 1e12) ** config.multiplier_rate
+            grown = self.multiplier * factor.clamp(0.5, 2.0)
+            self.multiplier = grown.clamp_max(config.most_multiplier)
+        search.model_calls += 2
+        if k % (10 * config.multiplier_every) == 0 or k == config.iterations:
+            search.rollout(self.plans())
+        return search.done(k)
+
+    def box(self) -> tuple[Tensor, Tensor]:
+        search = self.search
+        centre, unit = search.centre, search.half_width
+        return (search.low - centre) / unit, (search.high - centre) / unit
+
+    def plans(self) -> Tensor:
+        """The plans' actions, `(B', R, T, A)`."""
+        search = self.search
+        actions = search.clip(search.centre + search.half_width * self.actions)
+        return actions.unflatten(0, (-1, self.config.restarts))
+
+    def straight_line(self) -> Tensor:
+        """From start to goal, `(B' R, T + 1, D)`; features without weight stay as they are."""
+        search, restarts = self.search, self.config.restarts
         start = search.start.repeat_interleave(restarts, 0)
+        goal = search.goal.repeat_interleave(restarts, 0)
         goal = torch.where(search.goal_weight > 0, goal, start)
-        steps = search.config.horizon
-        progress = torch.linspace(0, 1, steps + 1).to(start)[:, None]
+        progress = torch.linspace(0, 1, self.config.horizon + 1).to(start)[:, None]
         return torch.lerp(start[:, None], goal[:, None], progress).contiguous()
 
-    @staticmethod
-    def _gradients(
-        search: Search, trajectory: Tensor, actions: Tensor, goal: Tensor, multiplier: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Squared defects `(N, T)`, gradients for states 1 ... T and for actions: one batch of N T
+    def gradients(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Squared defects `(B' R, T)`, gradients for states 1 ... T and for actions: one batch of
         one-step rollouts, and its adjoint. What is not finite is 0."""
+        search = self.search
+        controls = (search.centre + search.half_width * self.actions).requires_grad_()
+        states = self.trajectory.detach().requires_grad_()
+        goal = search.goal.repeat_interleave(self.config.restarts, 0)
         with torch.enable_grad():
-            states, controls = (
-                trajectory.detach().requires_grad_(),
-                actions.detach().requires_grad_(),
-            )
-            prediction = predict(search.model, states[:, :-1], controls, search.config.max_rows)
+            prediction = predict(search.model, states[:, :-1], controls, self.config.max_rows)
             defect = (prediction - states[:, 1:]).square().sum(-1)
             arrival = (search.goal_weight * (states[:, -1] - goal).square()).sum()
-            loss = (multiplier * defect).sum() + arrival
+            loss = (self.multiplier * defect).sum() + arrival
         by_state, by_action = torch.autograd.grad(loss, (states, controls), allow_unused=True)
         by_action = needed(by_action)
         return (

@@ -14,7 +14,7 @@ from torch import Tensor
 from grasp_planner.blocks import first_of_blocks, hold_actions
 from grasp_planner.options import PlannerConfig, integer, positive
 from grasp_planner.schedules import geometric
-from grasp_planner.search import RolloutPlanner, Search
+from grasp_planner.search import Algorithm, Planner, Search
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class MPPIConfig(PlannerConfig):
         return geometric(self.std, self.last_std, iteration, self.iterations)
 
 
-class MPPIPlanner(RolloutPlanner):
+class MPPIPlanner(Planner):
     """MPPI; see the module. The first sample is the mean, first of all the warm start.
 
     plan = MPPIPlanner(world_model, MPPIConfig(horizon=50, action_low=-1.0)).plan(start, goal)
@@ -53,21 +53,36 @@ class MPPIPlanner(RolloutPlanner):
     def _samples(self) -> int:
         return int(self.config.samples)
 
-    def _run(self, search: Search) -> None:
-        config: MPPIConfig = self.config
-        mean = first_of_blocks(search.warm, config.hold)
-        for k in range(1, config.iterations + 1):
-            noise = search.normals(config.samples, config.blocks, mean.shape[2], k)
-            noise[:, 0] = 0
-            std = config.std_of(k) * search.half_width
-            blocks = search.clip(mean[:, None] + std * noise)
-            _, cost = search.rollout(hold_actions(blocks, config.hold, config.horizon))
-            weight = softmin(cost, config.temperature)
-            some = weight.sum(1) > 0
-            new = (weight[..., None, None] * blocks).sum(1)
-            mean = torch.where(some[:, None, None], new, mean)
-            search.done(k)
-        search.finish(hold_actions(mean[:, None], config.hold, config.horizon))
+    def _iterations(self) -> int:
+        return int(self.config.iterations)
+
+    def _algorithm(self, search: Search) -> Algorithm:
+        return _MPPI(search)
+
+
+class _MPPI(Algorithm):
+    """The mean of the actions of every block, `(B', K, A)`."""
+
+    variables: ClassVar = ("mean",)
+
+    def begin(self) -> None:
+        self.mean = first_of_blocks(self.search.warm, self.config.hold)
+
+    def step(self, k: int) -> int:
+        config, search, mean = self.config, self.search, self.mean
+        noise = search.normals(config.samples, config.blocks, mean.shape[2], k)
+        noise[:, 0] = 0
+        blocks = search.clip(mean[:, None] + config.std_of(k) * search.half_width * noise)
+        _, cost = search.rollout(hold_actions(blocks, config.hold, config.horizon))
+        weight = softmin(cost, config.temperature)
+        some = weight.sum(1) > 0
+        new = (weight[..., None, None] * blocks).sum(1)
+        self.mean = torch.where(some[:, None, None], new, mean)
+        return search.done(k)
+
+    def finish(self) -> None:
+        config = self.config
+        self.search.finish(hold_actions(self.mean[:, None], config.hold, config.horizon))
 
 
 def softmin(cost: Tensor, temperature: float) -> Tensor:

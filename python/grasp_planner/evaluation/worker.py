@@ -54,7 +54,7 @@ def plan_unit(planner: Planner, task: Task, problem: Problems, index: int) -> di
         warnings.simplefilter("always")
         tracer = Tracer()
         plan = planner.plan(
-            problem.start, problem.goal, plan_ids=torch.tensor([index]), trace=tracer
+            problem.start, problem.goal, plan_ids=torch.tensor([index]), callback=tracer
         )
         end = time.perf_counter()
     milliseconds = tracer.milliseconds(end)

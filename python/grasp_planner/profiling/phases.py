@@ -14,26 +14,26 @@ from typing import Any
 
 import torch
 
-from grasp_planner import planner, whole_plan
+from grasp_planner import lifted_plans
+from grasp_planner.lifted_plans import LiftedPlans
+from grasp_planner.search import Search
+from grasp_planner.whole_plan import WholePlans
 from grasp_planner.world_model import CheckedModel
 
 PHASES: tuple[tuple[Any, str, str], ...] = (
-    (planner, "initialise", "initialisation"),
+    (lifted_plans, "initialise", "initialisation"),
     (CheckedModel, "__call__", "model forward"),
     (CheckedModel, "action_gradient", "model VJP"),
-    (planner, "lifted_step_", "fused step"),
-    (planner, "action_step_", "action step"),
-    (planner._Search, "sync", "sync"),
-    (planner._Search, "judge", "sync"),
-    (whole_plan, "iterate", "lifted iterations"),
-    (whole_plan, "sync", "sync"),
+    (lifted_plans, "lifted_step_", "fused step"),
+    (lifted_plans, "action_step_", "action step"),
+    (LiftedPlans, "sync", "sync"),
+    (LiftedPlans, "judge", "sync"),
+    (WholePlans, "iterate", "lifted iterations"),
+    (WholePlans, "sync", "sync"),
 )
 """Owner, attribute, phase. The outermost phase has the time: what a sync calls is the sync's."""
 
-LOOP: tuple[tuple[Any, str, str], ...] = (
-    (planner._Search, "run", "loop"),
-    (whole_plan, "run", "loop"),
-)
+LOOP: tuple[tuple[Any, str, str], ...] = ((Search, "run", "loop"),)
 REST = "Python and the rest"
 
 

@@ -1,0 +1,156 @@
+"""Problems that the world model cannot be planned through, kept apart from those that it can.
+
+Plans do not depend on what is planned beside them. So where a batch fails, its halves are planned
+each for itself, down to the problems that fail alone: all others get the plans that they would have
+got anyway. A problem that is too large for the memory by itself is tried with fewer rows at a time.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from grasp_planner.inputs import Problem
+from grasp_planner.plan import Plan, level_of_caller
+from grasp_planner.world_model import WorldModelError
+
+if TYPE_CHECKING:
+    from grasp_planner.search import Planner
+
+Solve = Callable[["Planner", Problem, bool], Plan]
+"""`solve(planner, problem, whole)`: a plan, or an error; `whole` unless it is a part of a batch."""
+
+
+class ModelFailureWarning(RuntimeWarning):
+    """Some problems could not be planned; the message names them. Others are unaffected."""
+
+
+def solve_apart(planner: Planner, problem: Problem, solve: Solve) -> Plan:
+    """The plans of all problems that can be planned; an error if none can."""
+    plan, error = _try(planner, problem, solve, whole=True)
+    if plan is not None:
+        return plan
+    assert error is not None
+    parts: list[tuple[list[int], Plan | None]] = []
+    failures: dict[int, str] = {}
+    pending = [list(range(problem.count))]
+    pending = _halves(pending.pop()) if problem.count > 1 else pending
+    while pending:
+        rows = pending.pop()
+        plan, error = _try(planner, problem.take(rows), solve, whole=False)
+        if plan is None and len(rows) > 1:
+            pending += _halves(rows)
+            continue
+        if plan is None and error is not None and error.out_of_memory:
+            plan, error = _with_fewer_rows(planner, problem.take(rows), solve, error)
+        if plan is None:
+            failures[rows[0]] = str(error)
+        parts.append((rows, plan))
+    if len(failures) == problem.count:
+        assert error is not None
+        raise error
+    if failures:
+        ids = ", ".join(f"plan_id {int(problem.problem_ids[b])}" for b in sorted(failures)[:10])
+        more = f" and {len(failures) - 10} more" if len(failures) > 10 else ""
+        message = (
+            f"{len(failures)} of {problem.count} problems could not be planned: {ids}{more} "
+            f"({next(iter(failures.values()))}). All other plans are unaffected."
+        )
+        warnings.warn(message, ModelFailureWarning, stacklevel=level_of_caller())
+    return _joined(problem, parts, failures)
+
+
+def _try(
+    planner: Planner, problem: Problem, solve: Solve, whole: bool
+) -> tuple[Plan | None, WorldModelError | None]:
+    """The plan, or why there is none; what the failed search held is free when this returns."""
+    try:
+        return solve(planner, problem, whole), None
+    except (WorldModelError, torch.OutOfMemoryError, MemoryError) as failed:
+        if isinstance(failed, WorldModelError):
+            # Without its traceback, which holds every tensor of the search.
+            error = failed.with_traceback(None)
+        else:
+            error = WorldModelError(f"out of memory: {failed}", out_of_memory=True)
+    if error.out_of_memory and problem.start.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return None, error
+
+
+def _with_fewer_rows(
+    planner: Planner, problem: Problem, solve: Solve, error: WorldModelError
+) -> tuple[Plan | None, WorldModelError | None]:
+    """`max_rows` halved until the plan fits."""
+    plan, failed = None, error
+    most = planner.config.max_rows or planner._samples() * planner.config.horizon
+    while plan is None and failed.out_of_memory and most > 1:
+        most //= 2
+        smaller = copy.copy(planner)
+        smaller.config = replace(planner.config, max_rows=most)
+        plan, found = _try(smaller, problem, solve, whole=False)
+        failed = found or failed
+    return plan, None if plan is not None else failed
+
+
+def _halves(rows: list[int]) -> list[list[int]]:
+    """The second half first: the last of a list is taken first."""
+    middle = (len(rows) + 1) // 2
+    return [rows[middle:], rows[:middle]]
+
+
+def _joined(
+    problem: Problem, parts: list[tuple[list[int], Plan | None]], failures: dict[int, str]
+) -> Plan:
+    """One plan for all problems; of those without one, nothing but their start."""
+    some = next(plan for _, plan in parts if plan is not None)
+    known = [plan for _, plan in parts if plan is not None]
+    iterations = max(plan.iterations for plan in known)
+    order = torch.tensor([b for rows, _ in parts for b in rows])
+    order = order.argsort().to(problem.start.device)
+
+    def history(plan: Plan) -> Tensor:
+        """`(B, iterations, R)`, NaN where there was none."""
+        found = plan.loss_history.movedim(1, 0)
+        lacks = len(found), iterations - found.shape[1], found.shape[2]
+        return torch.cat((found, found.new_full(lacks, torch.nan)), 1)
+
+    def values(name: str, plan: Plan | None, rows: list[int]) -> Tensor:
+        of = some if plan is None else plan
+        value = history(of) if name == "loss_history" else getattr(of, name)
+        if plan is not None:
+            return value
+        if name == "actions":
+            return problem.actions[rows].to(value)
+        empty = {"states": torch.nan, "loss_history": torch.nan, "finite": False}
+        made = torch.full_like(value[:1], empty.get(name, torch.inf))
+        if name == "states":
+            made[:, 0] = problem.start_given[rows]
+        return made
+
+    joined: dict[str, Any] = {}
+    for name in ("actions", "states", "cost", "candidate_cost", "finite", "loss_history"):
+        joined[name] = torch.cat([values(name, plan, rows) for rows, plan in parts])[order]
+    joined["loss_history"] = joined["loss_history"].movedim(0, 1)
+    snapshots = {}
+    for k in some.snapshots:
+        like = some.snapshots[k]
+        pieces = [
+            torch.full_like(like[:1], torch.nan) if plan is None else plan.snapshots[k]
+            for _, plan in parts
+        ]
+        snapshots[k] = torch.cat(pieces)[order]
+    rest = {f.name: getattr(some, f.name) for f in fields(Plan) if f.name not in joined}
+    rest |= {
+        "iterations": iterations,
+        "model_calls": sum(plan.model_calls for plan in known),
+        "out_of_time": any(plan.out_of_time for plan in known),
+        "snapshots": snapshots,
+        "failures": dict(sorted(failures.items())),
+    }
+    return Plan(**joined, **rest)

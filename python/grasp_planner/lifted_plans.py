@@ -1,0 +1,335 @@
+"""The variables of lifted plans, and the loop that moves them; reads like the equations.
+
+Symbols: N = B R plans (B problems, R candidates each), T steps, D state features, A action
+features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from grasp_kernels import action_step_, lifted_loss, lifted_step_, scale_state_gradient
+from grasp_kernels.reference import block_sum
+from grasp_planner import newton
+from grasp_planner.blocks import hold_actions, sum_blocks
+from grasp_planner.config import GAUSS_NEWTON
+from grasp_planner.initial import initialise, plan_blocks, schedule_table, state_noise
+from grasp_planner.search import Algorithm, Search
+from grasp_planner.world_model import needed
+
+
+class LiftedPlans(Algorithm):
+    """N lifted plans, and the loop that moves them; one row each in every variable."""
+
+    variables: ClassVar = (
+        "trajectory",
+        "actions",
+        "start",
+        "goal",
+        "plan_ids",
+        "active",
+        "best_cost",
+        "best_actions",
+        "best_states",
+        "sound",
+        "action_memory",
+        "state_memory",
+    )
+
+    def __init__(self, search: Search) -> None:
+        super().__init__(search)
+        self.problem, self.model = search.problem, search.model
+        self.candidates = self.config.candidates
+        self.schedule = schedule_table(self.config, search.start)
+        search.best_cost = search.best_cost.to(self.schedule.dtype)  # as the lifted loss
+        self.start = search.start.repeat_interleave(self.candidates, 0)
+        self.goal = search.goal.repeat_interleave(self.candidates, 0)
+        candidate = torch.arange(self.candidates, device=self.start.device)
+        ids = self.problem.problem_ids[:, None] * self.candidates + candidate
+        self.plan_ids = ids.flatten()
+        # Rows 1 ... end - 1 of the trajectory are variables.
+        self.end = self.config.horizon + (self.config.terminal == "free")
+
+    def begin(self) -> None:
+        self.trajectory, self.actions = initialise(self)
+        self.action_memory: dict[str, Any] = {}
+        self.state_memory: dict[str, Any] = {}
+        # 1 while a plan moves, 0 once its rollout is good enough; on the device, never read back.
+        self.active = self.schedule.new_ones(len(self.start))
+        self.best_cost = self.schedule.new_full((len(self.start),), torch.inf)
+        self.best_actions = self.actions.clone()
+        # Of a plan without any finite rollout nothing is known but its start.
+        self.best_states = torch.full_like(self.trajectory, torch.nan)
+        self.best_states[:, 0] = self.start
+        # False once a plan has met a NaN or an infinity anywhere.
+        self.sound = torch.ones_like(self.active, dtype=torch.bool)
+        self.first_judgement()
+        self.share()
+        self.snapshot(0)
+
+    # -------------------------------------------------------------------------------- the loop
+
+    def step(self, k: int) -> int:
+        config = self.config
+        last = self.iterate(k)
+        self.search.model_calls += 2 * (last - k + 1)
+        if config.sync_every and last % config.sync_every == 0 and last < config.iterations:
+            self.search.iterations = last
+            self.sync(config.sync_steps)
+            self.share()
+        self.snapshot(last)
+        return last
+
+    def finish(self) -> None:
+        self.sync(0 if self.search.budget.spent else self.config.final_sync_steps)
+        self.share()
+
+    def first_judgement(self) -> None:
+        self.judge()
+
+    def iterate(self, k: int) -> int:
+        """Lifted iteration k; returns the last one made, which is k."""
+        config = self.config
+        fused = config.state_optimizer == "sgd" and config.state_gradient_scale == 0.0
+        loss = torch.zeros_like(self.actions[..., 0], dtype=self.schedule.dtype)
+        gradient = self.fused_pass(k, loss) if fused else self.autograd_pass(k, loss)
+        total = block_sum(loss)
+        self.sound &= torch.isfinite(total) & all_finite(gradient)
+        self.note(k, total[None])
+        self.move_actions(gradient, self.action_memory, config.action_lr, config.action_optimizer)
+        return k
+
+    def note(self, first: int, losses: Tensor) -> None:
+        """The losses `(iterations, N)` before the steps of iterations `first ...`."""
+        search = self.search
+        losses = losses.unflatten(1, (-1, self.candidates)).to(search.history.dtype)
+        rows = slice(first - 1, first - 1 + len(losses))
+        known = torch.where(search.active[:, None], losses, torch.nan)
+        search.history[rows] = search.history[rows].index_copy(1, search.live, known)
+
+    def fused_pass(self, k: int, step_loss: Tensor) -> Tensor:
+        """States step, actions' gradient returned: nothing but the model and the fused kernel."""
+        config, problem = self.config, self.problem
+        goal_weight, noise_scale = self.schedule[k - 1]
+        gradient = torch.empty_like(self.actions)
+        for plans, first, last in self.blocks():
+            block = self.trajectory[plans, first : last + 1]
+            # Always a copy: the block moves before the model is differentiated, and the model's
+            # graph may hold its input. A reshape of one plan, or of one step, would be a view.
+            states = block[:, :-1].clone(memory_format=torch.contiguous_format).flatten(0, 1)
+            with torch.enable_grad():
+                actions = self.action_rows(plans, first, last)
+                prediction = self.model(states, actions)
+            active = self.active[plans]
+            loss, cotangent = lifted_step_(
+                block,
+                prediction.view_as(block[:, 1:]),
+                self.goal[plans],
+                state_lr=config.state_lr * active,
+                goal_weight=goal_weight,
+                noise_scale=noise_scale * active,
+                seed=config.seed,
+                iteration=k,
+                plan_ids=self.plan_ids[plans],
+                noise=config.noise,
+                modes=config.noise_modes,
+                feature_weight=problem.feature_weight,
+                terminal=config.terminal,
+                first_step=first,
+                horizon=config.horizon,
+                per_step=True,
+            )
+            step_loss[plans, first:last] = loss.total
+            action_gradient = self.model.action_gradient(
+                prediction, actions, cotangent.flatten(0, 1)
+            )
+            gradient[plans, first:last] = action_gradient.view(*cotangent.shape[:2], -1)
+        return gradient
+
+    def autograd_pass(self, k: int, step_loss: Tensor) -> Tensor:
+        """The same by autograd, for state gradients through the model or Adam on the states."""
+        config, problem = self.config, self.problem
+        goal_weight, noise_scale = self.schedule[k - 1]
+        gradient = torch.empty_like(self.actions)
+        state_gradient = torch.zeros_like(self.trajectory)
+        for plans, first, last in self.blocks():
+            with torch.enable_grad():
+                block = self.trajectory[plans, first : last + 1].detach().requires_grad_()
+                actions = self.action_rows(plans, first, last)
+                states = scale_state_gradient(block[:, :-1], config.state_gradient_scale)
+                prediction = self.model(states.reshape(-1, problem.state_features), actions)
+                loss = lifted_loss(
+                    prediction.view_as(block[:, 1:]),
+                    block,
+                    self.goal[plans],
+                    goal_weight=goal_weight,
+                    feature_weight=problem.feature_weight,
+                    per_step=True,
+                )
+                action_gradient, block_gradient = torch.autograd.grad(
+                    loss.total.sum(), (actions, block), allow_unused=True
+                )
+                action_gradient = needed(action_gradient)
+            step_loss[plans, first:last] = loss.total.detach()
+            gradient[plans, first:last] = action_gradient.view_as(gradient[plans, first:last])
+            state_gradient[plans, first : last + 1] += block_gradient
+        moving = self.trajectory[:, 1 : self.end]
+        action_step_(
+            moving,
+            state_gradient[:, 1 : self.end].contiguous(),
+            self.state_memory,
+            lr=config.state_lr * self.active,
+            optimizer=config.state_optimizer,
+        )
+        xi = state_noise(self, iteration=k, first_step=1, steps=self.end - 1)
+        moving += (noise_scale * self.active)[:, None, None].to(xi.dtype) * xi
+        return gradient
+
+    def move_actions(
+        self, gradient: Tensor, memory: dict[str, Any], lr: float, optimizer: str
+    ) -> None:
+        """One projected step on the actions of the plans that still move."""
+        if self.config.hold > 1:  # every step of a block gets its sum: equal actions stay equal
+            sums = sum_blocks(gradient, self.config.hold)
+            gradient = hold_actions(sums, self.config.hold, self.config.horizon).contiguous()
+        action_step_(
+            self.actions,
+            gradient,
+            memory,
+            lr=lr * self.active,
+            low=self.problem.action_low,
+            high=self.problem.action_high,
+            optimizer=optimizer,
+            compare_bounds=False,  # they were, before the loop
+        )
+
+    def blocks(self) -> Iterator[tuple[slice, int, int]]:
+        """(plans, first, last): blocks of plans and of time steps, at most `max_rows` rows each.
+
+        Time runs backwards. A block moves the states *after* its inputs, so every later block still
+        finds its own rows as they were, and the result is that of a single block.
+        """
+        plans, steps = len(self.goal), self.config.horizon
+        rows = self.config.max_rows or max(plans * steps, 1)
+        plan_block, time_block = max(1, rows // steps), min(rows, steps)
+        for n in range(0, plans, plan_block):
+            for last in range(steps, 0, -time_block):
+                yield slice(n, n + plan_block), max(last - time_block, 0), last
+
+    def action_rows(self, plans: slice, first: int, last: int) -> Tensor:
+        """The actions of a block as rows `(N T, A)`, a leaf of the graph to come."""
+        rows = self.actions[plans, first:last].reshape(-1, self.problem.action_features)
+        return rows.detach().requires_grad_()
+
+    # ------------------------------------------------------------------------------ true rollouts
+
+    def sync(self, steps: int) -> None:
+        """`steps` gradient steps on the actions through the true rollout; then states follow it."""
+        config, memory = self.config, dict[str, Any]()
+        if config.sync_optimizer == GAUSS_NEWTON:
+            self.gauss_newton(steps)
+        else:
+            for _ in range(steps):
+                gradient = self.judge(with_gradient=True)
+                self.move_actions(gradient, memory, config.sync_lr, config.sync_optimizer)
+                if self.search.budget.check():
+                    break
+        self.judge(follow=True)
+
+    def gauss_newton(self, steps: int) -> None:
+        """Levenberg-Marquardt through the rollout, for the plans that still move."""
+        if steps == 0:
+            return
+        config, problem = self.config, self.problem
+        low, high = self.search.low, self.search.high
+        weight = problem.goal_feature_weight
+        how = newton.NewtonSteps(
+            goal_weight=torch.ones_like(problem.units) if weight is None else weight,
+            hold=config.hold,
+            low=low,
+            high=high,
+            max_rows=config.max_rows,
+        )
+        for plans in plan_blocks(len(self.goal), config.max_rows):
+            start, goal, before = self.start[plans], self.goal[plans], self.actions[plans]
+            states = self.model.rollout(start, before, config.max_rows)
+            after, _, _ = newton.refine_by_rollout(self.model, how, steps, states, before, goal)
+            moving = (self.active[plans] > 0) & all_finite(after)
+            self.actions[plans] = torch.where(moving[:, None, None], after, before)
+        calls = how.calls(self.trajectory, self.actions) + config.horizon
+        self.search.model_calls += config.horizon + calls * steps
+
+    def share(self) -> None:
+        """What was found since the last time: each problem's best, its candidates' costs."""
+        search = self.search
+        cost = self.best_cost.view(-1, self.candidates)
+        search.candidate_cost = search.candidate_cost.index_copy(0, search.live, cost)
+        search.find_unsound(self.sound.view(-1, self.candidates))
+        least, which = cost.min(-1)
+        rows = torch.arange(len(which), device=which.device) * self.candidates + which
+        better = least < search.best_cost[search.live]
+        search.choose(better, self.best_actions[rows], self.best_states[rows], least)
+        if self.config.stop_cost is not None:  # one good candidate is enough
+            wanted = (least > self.config.stop_cost).to(self.active.dtype)
+            self.active = self.active * wanted.repeat_interleave(self.candidates)
+        search.tell()
+
+    def judge(self, with_gradient: bool = False, follow: bool = False) -> Tensor:
+        """Roll the actions out, keep what is better than the best so far; the cost's gradient.
+
+        `follow` blends the virtual states with the rollout.
+        """
+        config, problem = self.config, self.problem
+        self.search.model_calls += config.horizon * (1 + with_gradient)
+        gradient = torch.empty_like(self.actions) if with_gradient else self.actions
+        for plans in plan_blocks(len(self.goal), config.max_rows):
+            with torch.set_grad_enabled(with_gradient):
+                actions = self.actions[plans].detach().requires_grad_(with_gradient)
+                states = self.model.rollout(self.start[plans], actions, config.max_rows)
+                cost = rollout_cost(states, self.goal[plans], problem.goal_feature_weight)
+                if with_gradient:
+                    (found,) = torch.autograd.grad(cost.sum(), actions, allow_unused=True)
+                    gradient[plans] = needed(found)
+                    self.sound[plans] &= all_finite(gradient[plans])
+            states, cost = states.detach(), cost.detach()
+            arrived = torch.isfinite(cost) & all_finite(states)
+            self.sound[plans] &= arrived
+            better = arrived & (cost < self.best_cost[plans])
+            self.best_cost[plans] = torch.where(better, cost, self.best_cost[plans])
+            better = better[:, None, None]
+            self.best_actions[plans] = torch.where(
+                better, actions.detach(), self.best_actions[plans]
+            )
+            self.best_states[plans] = torch.where(better, states, self.best_states[plans])
+            if follow and config.sync_blend > 0:
+                inner = self.trajectory[plans, 1 : self.end]
+                blend = inner.lerp(states[:, 1 : self.end], config.sync_blend)
+                inner.copy_(torch.where(arrived[:, None, None], blend, inner))
+        if config.stop_cost is not None:
+            self.active = (self.best_cost > config.stop_cost).to(self.active.dtype)
+        return gradient
+
+    # ------------------------------------------------------------------------------------ the rest
+
+    def snapshot(self, k: int) -> None:
+        search = self.search
+        if k not in search.wanted_snapshots:
+            return
+        states = (self.trajectory * self.problem.units).unflatten(0, (-1, self.candidates))
+        empty = states.new_full((self.problem.count, *states.shape[1:]), torch.nan)
+        search.snapshots[k] = empty.index_copy(0, search.live, states)
+
+
+def all_finite(values: Tensor) -> Tensor:
+    """Per plan, `(N, ...)` to `(N,)` bool."""
+    return torch.isfinite(values).flatten(1).all(1)
+
+
+def rollout_cost(states: Tensor, goal: Tensor, weight: Tensor | None) -> Tensor:
+    """`sum_d weight_d (s_T - g)_d^2`, `(N,)`: the goal term of the lifted loss at T."""
+    last = states[:, -2:]
+    return lifted_loss(last[:, 1:], last, goal, goal_weight=1.0, feature_weight=weight).goal
