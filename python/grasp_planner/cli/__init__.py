@@ -7,7 +7,7 @@ import importlib.metadata
 import sys
 from collections.abc import Sequence
 
-from grasp_planner.cli import bench, eval, plan, profile, train, train_surrogate
+from grasp_planner.cli import bench, diagnose, eval, plan, profile, train, train_surrogate
 
 DISTRIBUTION = "grasp-kernels"
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"{DISTRIBUTION} {version()}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (plan, eval, train, train_surrogate, profile, bench):
+    for command in (plan, eval, diagnose, train, train_surrogate, profile, bench):
         command.add_parser(subparsers)
     args = parser.parse_args(argv)
     status: int = args.run(args)

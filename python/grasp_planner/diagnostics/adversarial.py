@@ -21,7 +21,7 @@ STARTS = 4  # of the descent at every radius: no change, and random ones
 STEPS = 24  # of each descent
 HALVINGS = 6  # of the bracket, in which the smallest radius lies
 #: Radii that are tried, as shares of the straight way to the goal.
-SHARES = tuple(0.01 * 1.35**k for k in range(17))  # 0.01 ... 1.22
+SHARES = tuple(0.01 * 1.25**k for k in range(22))  # 0.01 ... 1.08
 
 
 @dataclass(frozen=True, eq=False)

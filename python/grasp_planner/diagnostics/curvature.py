@@ -42,6 +42,10 @@ class Conditioning:
         largest, smallest: of the nonzero eigenvalues of `2 J J^T`; those of singular values below
             1e-12 of the largest (float32: 1e-5) count as zero. NaN: Lanczos did not converge.
         condition: `largest / smallest`; inf where J is zero.
+        condition_scaled: the same of J with columns of length 1, so with each variable in a unit of
+            its own. `condition` depends on how states and actions are measured against each other,
+            and step sizes of their own, or a diagonal preconditioner (Adam, in effect), undo that.
+            NaN where J is not assembled.
         hessian_largest, hessian_least: of the whole Hessian, by Lanczos; a negative least one is a
             direction in which the objective curves downwards. Within `1e-4 hessian_largest` of 0 it
             is 0 or noise. NaN: Lanczos did not converge.
@@ -57,6 +61,7 @@ class Conditioning:
     largest: float
     smallest: float
     condition: float
+    condition_scaled: float
     hessian_largest: float
     hessian_least: float
     products: int
@@ -122,16 +127,17 @@ def _measure(horizon: int, objective: str, point: str, at: LeastSquares) -> Cond
     rows, variables = at.residual.numel(), at.x.numel()
     whole = ends(at.hessian, at.x)
     if min(rows, variables) <= ASSEMBLED:
-        # Singular values keep the digits that squaring them, in J J^T, would lose.
-        singular = torch.linalg.svdvals(at.jacobian()).double()
-        counted = singular[singular > ZERO.get(at.x.dtype, 1e-2) * singular[0]]
-        rank, products, method = len(counted), rows, "dense"
-        largest = 2 * float(singular[0]) ** 2
-        smallest = 2 * float(counted[-1]) ** 2 if rank else 0.0
+        jacobian = at.jacobian()
+        largest, smallest, rank = _squares(jacobian)
+        length = jacobian.norm(dim=0)
+        most, least, _ = _squares(jacobian / torch.where(length > 0, length, 1.0))
+        scaled = most / least if least else math.inf
+        products, method = rows, "dense"
     else:
         top = ends(at.gramian, at.residual)
         smallest, products = least_definite(at.gramian, at.residual)
         rank, largest, method = min(rows, variables), top.largest, "Lanczos"
+        scaled = math.nan
         products += top.products
     return Conditioning(
         horizon=horizon,
@@ -142,8 +148,20 @@ def _measure(horizon: int, objective: str, point: str, at: LeastSquares) -> Cond
         largest=largest,
         smallest=smallest,
         condition=largest / smallest if smallest else math.inf,
+        condition_scaled=scaled,
         hessian_largest=whole.largest,
         hessian_least=whole.least,
         products=products + whole.products,
         method=method,
     )
+
+
+def _squares(jacobian: Tensor) -> tuple[float, float, int]:
+    """The largest and the smallest nonzero eigenvalue of `2 J J^T`, and the rank of J.
+
+    By singular values, which keep the digits that squaring, in `J J^T`, would lose.
+    """
+    singular = torch.linalg.svdvals(jacobian).double()
+    counted = singular[singular > ZERO.get(jacobian.dtype, 1e-2) * singular[0]]
+    smallest = 2 * float(counted[-1]) ** 2 if len(counted) else 0.0
+    return 2 * float(singular[0]) ** 2, smallest, len(counted)

@@ -28,7 +28,7 @@ STYLES = {
 OTHER = ("#000000", "h")
 
 
-def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, list[Any]]:
+def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, list[Any]]:
     """A figure and its axes, row by row."""
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
@@ -36,7 +36,8 @@ def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, 
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
-def _quiet(axes: Any) -> None:
+def quiet(axes: Any) -> None:
+    """Axes that leave the eye to the curves."""
     axes.grid(which="major", color="#e4e4e4", linewidth=0.6)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
@@ -61,7 +62,8 @@ def _milliseconds(axes: Any) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _png(figure: Any, dpi: int = 110) -> bytes:
+def png(figure: Any, dpi: int = 110) -> bytes:
+    """The figure as a file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
@@ -72,10 +74,10 @@ def overview(rows: Sequence[Row]) -> bytes:
     panels = cells(rows)
     columns = min(len(panels), 4)
     lines = math.ceil(len(panels) / columns)
-    figure, grid = _figure(lines, columns, 2.6 * columns + 0.8, 2.3 * lines + 0.7)
+    figure, grid = new_figure(lines, columns, 2.6 * columns + 0.8, 2.3 * lines + 0.7)
     known: dict[str, Any] = {}
     for axes, cell in zip(grid, panels, strict=False):
-        _quiet(axes)
+        quiet(axes)
         for one in cell:
             if one["milliseconds_per_plan"] is None:
                 continue
@@ -93,14 +95,14 @@ def overview(rows: Sequence[Row]) -> bytes:
     figure.supylabel("success in the environment", fontsize=9)
     where = {"loc": "outside upper left", "ncols": 2 * columns}
     figure.legend(known.values(), known, **where, fontsize=8, frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def race(cell: Sequence[Row]) -> bytes:
     """One task and horizon: success while planning goes on, and the time of whole plans."""
-    figure, (curves, bars) = _figure(1, 2, 9.6, 3.1)
+    figure, (curves, bars) = new_figure(1, 2, 9.6, 3.1)
     for axes in (curves, bars):
-        _quiet(axes)
+        quiet(axes)
     for one in cell:
         colour, marker = STYLES.get(one["planner"], OTHER)
         if one["milliseconds_curve"]:
@@ -134,14 +136,14 @@ def race(cell: Sequence[Row]) -> bytes:
     bars.margins(x=0.12)
     bars.grid(visible=False, axis="y")
     bars.set_title("ms per plan: mean; line: median to 90 %", loc="left", fontsize=9)
-    return _png(figure)
+    return png(figure)
 
 
 def plans(
     cell: Sequence[Row], results: Mapping[Unit, Result], task: Task, problems: Problems
 ) -> bytes:
     """Each planner's best and worst plan, executed, beside what the model expected."""
-    figure, grid = _figure(2, len(cell), 1.75 * len(cell) + 0.2, 4.1)
+    figure, grid = new_figure(2, len(cell), 1.75 * len(cell) + 0.2, 4.1)
     for column, one in enumerate(cell):
         name, horizon, planner = one["task"], one["horizon"], one["planner"]
         units = [results[Unit(name, horizon, planner, k)] for k in range(len(problems))]
@@ -162,7 +164,7 @@ def plans(
                 fontsize=8,
                 color="#1c2024" if result["success_environment"] else MISSED,
             )
-    return _png(figure, dpi=95)
+    return png(figure, dpi=95)
 
 
 def _badness(result: Result) -> tuple[bool, float]:

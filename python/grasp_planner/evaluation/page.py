@@ -195,9 +195,12 @@ def _names(rows: Sequence[Row]) -> Iterable[str]:
 
 
 def _image(images: Sequence[bytes] | None, index: int, words: str) -> str:
-    if images is None:
-        return ""
-    data = base64.b64encode(images[index]).decode()
+    return "" if images is None else image(images[index], words)
+
+
+def image(png: bytes, words: str) -> str:
+    """A picture inside the page itself, and in words for those who do not see it."""
+    data = base64.b64encode(png).decode()
     return f'<p class=image><img alt="{_text(words)}" src="data:image/png;base64,{data}"></p>'
 
 
