@@ -35,8 +35,9 @@ def test_an_honest_model_needs_the_honest_step() -> None:
     gap = 2**0.5 * (0.9 - 0.1 * found.steps)
     torch.testing.assert_close(found.gap, gap.double(), rtol=1e-5, atol=0)
     torch.testing.assert_close(found.one_step, torch.full((6,), 0.02**0.5).double())
-    assert bool((found.state_step <= 1.05 * found.gap).all())
-    assert bool((found.state_step >= 0.999 * (found.gap - 0.05)).all())  # none can be smaller
+    torch.testing.assert_close(found.honest_step, found.gap - 0.05)
+    assert bool((found.state_step >= 0.999 * found.honest_step).all())  # none can be smaller
+    assert bool((found.state_step <= 1.02 * found.honest_step).all())
     assert not bool(found.action_arrives.any())
     # a change of a share k of the gap leaves 1 - k of it
     expected = (1 - found.shares).clamp(min=0)

@@ -30,8 +30,12 @@ class Adversarial:
 
     Attributes:
         steps: `(P,)` int64, t of each state.
-        gap: `(P,)`, the smallest honest change of the state: the distance, over the features that
-            count, from the honest prediction F(s_t, a_t) to the goal.
+        gap: `(P,)`, the distance, over the features that count, from the honest prediction
+            F(s_t, a_t) to the goal.
+        honest_step: `(P,)`, the part of the gap that a state has to go for the prediction to come
+            inside the success radius, if the model moves as the state does: `gap (1 - radius /
+            distance)`, distance being the success radius's own measure. A `state_step` much
+            smaller than this fakes something.
         one_step: `(P,)`, `|F(s_t, a_t) - s_t|`, what the model itself changes in a step.
         state_step: `(P,)`, the smallest found `|d|` with `F(s_t + d, a_t)` within the success
             radius of the goal; inf where none was found. It is an upper bound: a longer search
@@ -46,6 +50,7 @@ class Adversarial:
 
     steps: Tensor
     gap: Tensor
+    honest_step: Tensor
     one_step: Tensor
     state_step: Tensor
     honest: Tensor
@@ -148,6 +153,7 @@ class _Search:
         return Adversarial(
             steps=steps.cpu(),
             gap=out(gap),
+            honest_step=out(gap * (1 - self.setting.radius() / before)),
             one_step=out((honest - states).norm(dim=1)),
             state_step=torch.where(there.cpu(), nothing, out(found)),
             honest=there.cpu(),

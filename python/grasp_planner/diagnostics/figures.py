@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from grasp_planner.diagnostics.numbers import array, downward, middle, quartiles
+from grasp_planner.diagnostics.numbers import array, condition, downward, middle, quartiles
 from grasp_planner.diagnostics.verdict import VERDICTS
 from grasp_planner.evaluation.figures import new_figure, png, quiet
 from grasp_planner.plots import CHOSEN, EXECUTED, GOAL, MISSED
@@ -72,12 +72,12 @@ def conditioning(report: Report) -> bytes:
             style = {"color": colour, "markersize": 4.5, "linewidth": 1.5}
             style["label"] = NAMES[objective] + (", plan" if point == "solution" else ", start")
             for axes, name in zip(panels, ("condition", "condition_scaled"), strict=False):
-                axes.plot(horizons, array([r[name] for r in line]), dots, **style)
+                axes.plot(horizons, [condition(r, name) for r in line], dots, **style)
             if point != "solution":
                 panels[2].plot(horizons, [downward(r) for r in line], dots, **style)
     for axes, name in zip(panels, ("condition", "condition_scaled"), strict=False):
-        _logarithmic(axes, [row[name] for row in rows])
-    panels[2].set_ylim(bottom=0)
+        _logarithmic(axes, [condition(row, name) for row in rows])
+    panels[2].set_ylim(0, max(0.1, panels[2].get_ylim()[1]))  # small shares stay small
     for axes in panels:
         axes.set_xticks(horizons)
         _legend(axes)
@@ -109,7 +109,7 @@ def adversarial(report: Report) -> bytes:
     _titled(
         curve,
         "the best change of so large a norm",
-        "change of the state, share of the honest way to the goal",
+        "change of the state, share of the whole way to the goal",
         "distance that is left, share",
     )
     if away.any():
@@ -130,7 +130,7 @@ def adversarial(report: Report) -> bytes:
         "share of the honest way",
     )
     with np.errstate(invalid="ignore"):
-        ratio = array(found["state_step"])[away] / array(found["gap"])[away]
+        ratio = array(found["state_step"])[away] / array(found["honest_step"])[away]
     points.plot(array(found["steps"])[away], ratio, "o", color=MISSED, markersize=5, alpha=0.7)
     words = "the honest way: nothing is faked"
     points.axhline(1.0, color="#555555", linestyle=":", label=words)

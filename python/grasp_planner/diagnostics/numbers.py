@@ -36,6 +36,12 @@ def middle(values: Any) -> float:
     return float(np.median(finite)) if finite.size else float("nan")
 
 
+def condition(row: Mapping[str, Any], name: str = "condition") -> float:
+    """Of one row of conditioning; NaN where it is flat: a ratio of nothing to nothing."""
+    largest, ratio = array([row["largest"], row[name]])
+    return float(ratio) if largest > FLAT else float("nan")
+
+
 def downward(row: Mapping[str, Any]) -> float:
     """Of one row of conditioning: the steepest downward curvature, as a share of the steepest
     upward one; 0 where it is noise, NaN where there is nothing to compare."""

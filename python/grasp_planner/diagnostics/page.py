@@ -59,7 +59,8 @@ SECTIONS = {
         "10,000, a narrow valley, which takes it thousands. What grows with the horizon makes long "
         "plans hard. A model in which small changes grow or die out makes shooting's number grow "
         "exponentially, and lifting's hardly; without that, shooting's may be the lower one. "
-        "Downward curvature is where Newton's method needs care.",
+        "Points are missing where an objective is flat: there the actions do not yet touch what "
+        "the goal is about. Downward curvature is where Newton's method needs care.",
     ),
     "gradients": (
         "The gradient, step by step",
@@ -75,9 +76,10 @@ SECTIONS = {
         "after which the model's very next prediction is at the goal. Left: what is left of the "
         "distance after the best change of a given size. Right: the smallest size that succeeds. "
         "This is what Figure 3 of the GRASP paper is about.",
-        "An honest model has to be moved all the way (dotted). Points far below it are states that "
-        "look like success and are not: then a planner must not follow the model's gradient into "
-        "its virtual states. The dashed line is the best that an action inside its bounds can do.",
+        "An honest model has to be moved all the way, up to the success radius (dotted). Points "
+        "far below it are states that look like success and are not: then a planner must not "
+        "follow the model's gradient into its virtual states. The dashed line is the best that an "
+        "action inside its bounds can do.",
     ),
     "landscape": (
         "The landscape around a plan",

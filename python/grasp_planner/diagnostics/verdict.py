@@ -149,18 +149,22 @@ def _judge(e: Evidence) -> tuple[str, str]:
 
 
 def _arrived(e: Evidence, radius: str) -> tuple[str, str]:
-    model = f"It ends {e.distance_model:.3g} from the goal under the model"
+    model = f"It ends {e.distance_model:.4g} from the goal under the model"
     if e.distance_real is None:
         return "arrived", f"{model}; {radius}. What it does in truth is not known."
-    both = f"{model} and {e.distance_real:.3g} in truth; {radius}."
+    both = f"{model} and {e.distance_real:.4g} in truth; {radius}."
     if e.arrives(e.distance_real):
         return "arrived", both
     if e.model_error_step is None:
-        return "model error", f"{both} The model errs by {e.model_error:.3g} at the end."
-    words = (
-        f"From step {e.model_error_step} on the model errs by more than that radius, at the end by "
-        f"{e.model_error:.3g}."
-    )
+        words = (
+            f"The model errs by {e.model_error:.3g} at the end, which is within that radius: the "
+            "plan left itself no margin."
+        )
+    else:
+        words = (
+            f"From step {e.model_error_step} on the model errs by more than that radius, at the "
+            f"end by {e.model_error:.3g}."
+        )
     return "model error", f"{both} {words}"
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from grasp_planner.diagnostics.numbers import (
     FLAT,
     array,
+    condition,
     downward,
     middle,
     percent,
@@ -54,8 +55,10 @@ def _conditioning(report: Report) -> str:
     first, last = horizons[0], horizons[-1]
 
     def grows(objective: str, name: str) -> str:
-        ends = [shown(row(objective, steps)[name], 3) for steps in dict.fromkeys((first, last))]
-        return " to ".join(ends)
+        rows = [row(objective, steps) for steps in dict.fromkeys((first, last))]
+        flat = [r["largest"] is not None and r["largest"] <= FLAT for r in rows]
+        values = [shown(condition(r, name), 3) for r in rows]
+        return " to ".join("flat" if f else v for f, v in zip(flat, values, strict=True))
 
     span = f"From T = {first} to T = {last}" if last > first else f"At T = {last}"
     words = (
@@ -63,8 +66,8 @@ def _conditioning(report: Report) -> str:
         f"shooting, and {grows('lifted', 'condition')} for lifting; with each variable in its own "
         f"unit, {grows('shooting', 'condition_scaled')} and {grows('lifted', 'condition_scaled')}. "
     )
-    ends = [row(objective, last)["condition_scaled"] for objective in OBJECTIVES]
-    if None not in ends:
+    ends = [condition(row(objective, last), "condition_scaled") for objective in OBJECTIVES]
+    if np.isfinite(ends).all():
         better = "Shooting" if ends[0] < ends[1] else "Lifting"
         factor = shown(max(ends) / min(ends))
         words += f"In these units {better.lower()} is the better conditioned, {factor} times. "
@@ -106,26 +109,26 @@ def _gradients(report: Report) -> str:
 def _adversarial(report: Report) -> str:
     found = report["adversarial"]
     honest = np.array(found["honest"], dtype=bool)
-    gap, steps = array(found["gap"])[~honest], array(found["state_step"])[~honest]
-    if not gap.size:
+    way, steps = array(found["honest_step"])[~honest], array(found["state_step"])[~honest]
+    if not way.size:
         return "Every state looked at is one step from its goal: there is nothing to fake."
-    ratio = steps / gap  # NaN where none was found
+    ratio = steps / way  # NaN where none was found
     none = int((~np.isfinite(ratio)).sum())
     arrives = int(np.array(found["action_arrives"], dtype=bool)[~honest].sum())
     left = middle(array(found["action_left"])[~honest])
-    if none == gap.size:
-        return f"At none of {gap.size} states was a change found that fakes success."
+    if none == way.size:
+        return f"At none of {way.size} states was a change found that fakes success."
     typical, finite = middle(ratio), ratio[np.isfinite(ratio)]
     one_step = middle(steps / array(found["one_step"])[~honest])
     words = (
-        f"At {gap.size} states along plans, the smallest change of the state that fakes success is "
+        f"At {way.size} states along plans, the smallest change of the state that fakes success is "
         f"in the median {percent(typical)} of the honest way to the goal "
         f"({percent(float(finite.min()))} to {percent(float(finite.max()))}), "
         f"{shown(one_step)} times what one step of the model changes"
     )
     words += f"; none was found at {none}. " if none else ". "
     words += (
-        f"Actions within their bounds fake it at {arrives} of {gap.size}; the best of them leaves "
+        f"Actions within their bounds fake it at {arrives} of {way.size}; the best of them leaves "
         f"{percent(left)} of the distance. "
     )
     if typical < BRITTLE:
