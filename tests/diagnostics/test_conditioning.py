@@ -146,6 +146,16 @@ def test_large_ones_are_left_to_lanczos(monkeypatch: pytest.MonkeyPatch) -> None
         assert new.condition == pytest.approx(old.condition, rel=1e-2)
 
 
+def test_in_single_precision_where_there_is_no_other() -> None:
+    growth = torch.tensor(GROWTH)
+    single = setting_of(lambda s, a: s.float() * growth + a.float(), 2)
+    assert single.precise(2)[1] == torch.float32
+    expected = conditioning(setting_of(linear, 2), torch.zeros(10, 2))
+    for new, old in zip(conditioning(single, torch.zeros(10, 2)), expected, strict=True):
+        assert new.condition == pytest.approx(old.condition, rel=1e-4)
+        assert new.free_directions == old.free_directions
+
+
 def test_wrong_horizon_is_refused() -> None:
     with pytest.raises(ValueError, match="horizons must be from 1 to T = 4, got 5"):
         conditioning(setting_of(step, 2), torch.zeros(4, 2), [5])

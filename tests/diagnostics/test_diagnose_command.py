@@ -138,6 +138,18 @@ def test_without_an_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Not measured" in document
 
 
+def test_a_part_that_fails_leaves_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(task_report, "landscape", fail)
+    report = diagnose(tasks.load("wall"), asked("landscape", "gradients"), lambda words: None)
+    assert report["not_made"] == {"landscape": "out of memory"}
+    assert "gradients" in report
+    report["processor"] = "some"
+    assert "The landscape around a plan: out of memory" in page(report, pictures(report))
+
+
 @pytest.mark.filterwarnings("ignore::grasp_planner.GeneralPathWarning")
 def test_a_model_of_nan_is_reported() -> None:
     task = tasks.load("wall")

@@ -161,7 +161,8 @@ def _squares(jacobian: Tensor) -> tuple[float, float, int]:
 
     By singular values, which keep the digits that squaring, in `J J^T`, would lose.
     """
-    singular = torch.linalg.svdvals(jacobian).double()
+    at_least_single = torch.promote_types(jacobian.dtype, torch.float32)
+    singular = torch.linalg.svdvals(jacobian.to(at_least_single)).double()
     counted = singular[singular > ZERO.get(jacobian.dtype, 1e-2) * singular[0]]
     smallest = 2 * float(counted[-1]) ** 2 if len(counted) else 0.0
     return 2 * float(singular[0]) ** 2, smallest, len(counted)

@@ -271,7 +271,7 @@ def diagnose(task: Task, asked: Asked, say: Say) -> Report:
         began = time.perf_counter()
         try:
             report[part] = getattr(study, part)()
-        except (ValueError, ImportError) as error:
+        except (ValueError, RuntimeError, ImportError) as error:  # also what the model raises
             report["not_made"][part] = str(error)
         report["seconds"][part] = time.perf_counter() - began
     ready: Report = plain(report)
