@@ -16,11 +16,12 @@ from grasp_planner.baselines import (
     MPPIPlanner,
 )
 from grasp_planner.config import GraspConfig
+from grasp_planner.goals import Alternatives, Ball, Goal, Region, Subset, Waypoints
 from grasp_planner.isolation import ModelFailureWarning
 from grasp_planner.lifted_newton import LiftedNewtonConfig, LiftedNewtonPlanner
 from grasp_planner.models import GeneralPathWarning
 from grasp_planner.mpc import MPC, Control
-from grasp_planner.options import PlannerConfig
+from grasp_planner.options import Constraint, PlannerConfig
 from grasp_planner.plan import NonFiniteWarning, Plan
 from grasp_planner.planner import GraspPlanner
 from grasp_planner.running import CheckpointMismatchError, Moment
@@ -30,11 +31,15 @@ from grasp_planner.world_model import WorldModel, WorldModelError
 
 __all__ = [
     "MPC",
+    "Alternatives",
+    "Ball",
     "CEMConfig",
     "CEMPlanner",
     "CheckpointMismatchError",
+    "Constraint",
     "Control",
     "GeneralPathWarning",
+    "Goal",
     "GradientConfig",
     "GradientPlanner",
     "GraspConfig",
@@ -53,7 +58,10 @@ __all__ = [
     "Plan",
     "Planner",
     "PlannerConfig",
+    "Region",
     "Schedule",
+    "Subset",
+    "Waypoints",
     "WorldModel",
     "WorldModelError",
 ]

@@ -90,7 +90,7 @@ def initialise(plans: LiftedPlans) -> tuple[Tensor, Tensor]:
     if config.initial_noise_scale and config.noise != "none":
         xi = state_noise(plans, iteration=INITIALISATION, first_step=1, steps=steps - 1)
         trajectory[:, 1:-1] += config.initial_noise_scale * xi
-    if config.terminal == "fixed":
+    if plans.terminal == "fixed":
         trajectory[:, -1] = goal
     return trajectory.contiguous(), actions
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,8 +12,12 @@ from torch import Tensor
 
 from grasp_kernels.checks import box_bounds
 from grasp_planner.blocks import average_blocks
+from grasp_planner.goals import Goal, Point, Target
 from grasp_planner.options import PlannerConfig
 from grasp_planner.world_model import WorldModel, module_of
+
+#: What belongs to each problem and is handed to the user's functions: `(B, ...)` each.
+Context = Tensor | Mapping[str, Tensor]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64, torch.float16)
 
@@ -21,14 +26,16 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float64, torch.float16)
 class Problem:
     """B problems in scaled states, all tensors on one device.
 
-    `start_given` `(B, D)` unscaled; `start`, `goal` `(B, D)`; `actions` `(B, T, A)`; `problem_ids`
-    `(B,)`; weights `(D,)` in the compute dtype; bounds `(A,)`; `state_scale` `(D,)` or None;
-    `units` the scale as a factor.
+    `start_given` `(B, D)` unscaled; `start` `(B, D)`; `goal` `(B, D)`, a state of the `target`;
+    `actions` `(B, T, A)`; `problem_ids` `(B,)`; weights `(D,)` in the compute dtype; bounds `(A,)`;
+    `state_scale` `(D,)` or None; `units` the scale as a factor; `context` as it was given.
     """
 
     start_given: Tensor
     start: Tensor
     goal: Tensor
+    target: Target
+    context: Context | None
     actions: Tensor
     warm: bool
     problem_ids: Tensor
@@ -47,11 +54,16 @@ class Problem:
     def take(self, rows: list[int]) -> Problem:
         """The problems `rows`, as if they had been asked for alone."""
         names = ("start_given", "start", "goal", "actions", "problem_ids")
-        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+        which = torch.tensor(rows, device=self.start.device)
+        context = None if self.context is None else rows_of(self.context, which)
+        parts = {name: getattr(self, name)[which] for name in names}
+        return replace(self, **parts, target=self.target.take(which), context=context)
 
     def tensors(self) -> list[Tensor]:
         """All that the plans depend on and settings do not tell."""
-        return [self.start_given, self.goal, self.actions, self.problem_ids]
+        context = [] if self.context is None else _tensors(self.context)
+        given = [self.start_given, self.actions, self.problem_ids]
+        return [*given, *self.target.tensors(), *context]
 
     @property
     def state_features(self) -> int:
@@ -70,22 +82,25 @@ def check_problem(
     actions: Any,
     plan_ids: Any,
     samples: int = 1,
+    context: Any = None,
 ) -> Problem:
     """The problem in the planner's own units, or an error that names what is wrong.
 
     `samples` is the most that each problem will be sampled by: ids leave room for so many.
     """
-    start, goal = _state("start", start), _state("goal", goal)
-    if goal.shape != start.shape:
-        raise ValueError(
-            f"goal must have the shape of start, {tuple(start.shape)}, got {tuple(goal.shape)}"
-        )
+    start = _state("start", start)
+    if not isinstance(goal, Goal):
+        goal = _state("goal", goal)
+        if goal.shape != start.shape:
+            raise ValueError(
+                f"goal must have the shape of start, {tuple(start.shape)}, got {tuple(goal.shape)}"
+            )
     for name, tensor in (("goal", goal), ("actions", actions), ("plan_ids", plan_ids)):
         if isinstance(tensor, Tensor) and tensor.device != start.device:
             raise ValueError(
                 f"{name} must be on the device of start, {start.device}, got {tensor.device}"
             )
-    if goal.dtype != start.dtype:
+    if isinstance(goal, Tensor) and goal.dtype != start.dtype:
         raise TypeError(f"goal must have the dtype of start, {start.dtype}, got {goal.dtype}")
     _check_parameters(world_model, start)
     problems, features = start.shape
@@ -107,20 +122,61 @@ def check_problem(
     goal_weight = _vector(
         "goal_feature_weight", config.goal_feature_weight, features, start, compute
     )
+    target = Point(goal / units) if isinstance(goal, Tensor) else goal.target(start, units)
+    goal_weight = weight if goal_weight is None else goal_weight
+    if isinstance(target, Point) and target.mask is not None:
+        ones = start.new_ones(features, dtype=compute)
+        goal_weight = target.mask.to(compute) * (ones if goal_weight is None else goal_weight)
+    measure = start.new_ones(features) if goal_weight is None else goal_weight.to(start.dtype)
     return Problem(
         start_given=start,
         start=start / units,
-        goal=goal / units,
+        goal=target.first(start / units, 1, measure)[:, 0].contiguous(),
+        target=target,
+        context=_context(context, start),
         actions=warm,
         warm=actions is not None,
         problem_ids=ids,
         state_scale=scale,
         units=units,
         feature_weight=weight,
-        goal_feature_weight=weight if goal_weight is None else goal_weight,
+        goal_feature_weight=goal_weight,
         action_low=low,
         action_high=high,
     )
+
+
+def rows_of(context: Context, rows: Tensor) -> Context:
+    """What belongs to the problems `rows`."""
+    if isinstance(context, Tensor):
+        return context[rows]
+    return {name: value[rows] for name, value in context.items()}
+
+
+def _tensors(context: Context) -> list[Tensor]:
+    return [context] if isinstance(context, Tensor) else list(context.values())
+
+
+def _context(context: Any, start: Tensor) -> Context | None:
+    if context is None:
+        return None
+    if not isinstance(context, (Tensor, Mapping)):
+        raise TypeError(
+            f"context must be a tensor (B, ...) or a dict of them, got {type(context).__name__}"
+        )
+    for value in _tensors(context):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"context must hold tensors (B, ...), got {type(value).__name__}")
+        if value.dim() == 0 or len(value) != len(start):
+            raise ValueError(
+                f"context must have a row for each of {len(start)} problems, "
+                f"got {tuple(value.shape)}"
+            )
+        if value.device != start.device:
+            raise ValueError(
+                f"context must be on the device of start, {start.device}, got {value.device}"
+            )
+    return context
 
 
 def check_snapshots(snapshots: Any, iterations: int) -> frozenset[int]:

@@ -33,10 +33,9 @@ class ModelFailureWarning(RuntimeWarning):
 
 def solve_apart(planner: Planner, problem: Problem, solve: Solve) -> Plan:
     """The plans of all problems that can be planned; an error if none can."""
-    plan, error = _try(planner, problem, solve, whole=True)
+    plan, first_error = _try(planner, problem, solve, whole=True)
     if plan is not None:
         return plan
-    assert error is not None
     parts: list[tuple[list[int], Plan | None]] = []
     failures: dict[int, str] = {}
     pending = [list(range(problem.count))]
@@ -53,8 +52,8 @@ def solve_apart(planner: Planner, problem: Problem, solve: Solve) -> Plan:
             failures[rows[0]] = str(error)
         parts.append((rows, plan))
     if len(failures) == problem.count:
-        assert error is not None
-        raise error
+        assert first_error is not None
+        raise first_error
     if failures:
         ids = ", ".join(f"plan_id {int(problem.problem_ids[b])}" for b in sorted(failures)[:10])
         more = f" and {len(failures) - 10} more" if len(failures) > 10 else ""
@@ -134,7 +133,8 @@ def _joined(
         return made
 
     joined: dict[str, Any] = {}
-    for name in ("actions", "states", "cost", "candidate_cost", "finite", "loss_history"):
+    names = ("actions", "states", "cost", "candidate_cost", "violation", "finite", "loss_history")
+    for name in names:
         joined[name] = torch.cat([values(name, plan, rows) for rows, plan in parts])[order]
     joined["loss_history"] = joined["loss_history"].movedim(0, 1)
     snapshots = {}

@@ -10,19 +10,24 @@ next rounds sample around what was found, for the problems whose plans do not ar
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from grasp_kernels import action_step_
 from grasp_planner.blocks import first_of_blocks, hold_actions
+from grasp_planner.costs import excess
 from grasp_planner.newton import PRODUCTS, NewtonSteps, refine_by_rollout, refine_lifted
 from grasp_planner.options import PlannerConfig, choice, integer, number, positive
 from grasp_planner.population import fresh_actions, pick, smallest, take, uniform
+from grasp_planner.schedules import geometric
 from grasp_planner.search import Algorithm, Planner, Search
 
 # Which iteration's noise is whose: a round has so many of its own, for sampling and for scoring.
 STREAMS = 8
+PRESSED_EVERY = 3  # of Adam's steps, the constraints' multipliers of each candidate rise
+FORBIDDEN = 1e12  # a score above that of every plan which keeps the constraints
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,9 @@ class LiftedNewtonConfig(PlannerConfig):
             1, together at most 1; 0.5, 0.25.
         elite_noise: how near, at most. >= 0; 0.7.
         pool: the first round's best, which crossover draws from. >= 1; 64.
+        cost_steps: Adam's steps on the whole cost after them, where the config adds to the goal's;
+            each costs two rollouts. >= 0; 15.
+        cost_lr: their size, in units of half the box, falling to a tenth. > 0; 0.1.
         score_rollouts: noisy rollouts that a candidate is compared by; 0 compares exact costs
             alone. >= 0; 8.
         score_action_noise: of each step. >= 0; 0.05.
@@ -92,6 +100,8 @@ class LiftedNewtonConfig(PlannerConfig):
     crossover_share: float = number(0.25, 0.0, 1.0)
     elite_noise: float = number(0.7)
     pool: int = integer(64, 1)
+    cost_steps: int = integer(15, 0)
+    cost_lr: float = positive(0.1)
     score_rollouts: int = integer(8, 0)
     score_action_noise: float = number(0.05)
     score_state_noise: float = number(0.05)
@@ -175,7 +185,7 @@ class _Population(Algorithm):
         config, search = self.config, self.search
         blocks = self.first_samples() if k == 1 else self.later_samples(k - 1)
         states = search.imagine(self.held(blocks))
-        cost = search.cost_of(states)
+        cost = search.cost_of(states, self.held(blocks))
         if k == 1:
             self.pool = take(blocks, smallest(cost, config.pool))
         chosen = smallest(cost, config.candidates)
@@ -190,19 +200,21 @@ class _Population(Algorithm):
         return search.done(k)
 
     def done(self) -> Tensor | None:
-        return self.best_score <= self.config.enough if self.config.enough > 0 else None
+        if self.config.enough == 0 or self.search.objective.adds:  # no score says that all is well
+            return None
+        return self.best_score <= self.config.enough
 
     def compare(self, blocks: Tensor) -> None:
         """Scores candidates `(B', R, K, A)`, for the archive; the best becomes the search's."""
         search = self.search
-        scores, states, cost = self.score(blocks)
+        scores, states, cost, violation = self.score(blocks)
         self.blocks = torch.cat((self.blocks, blocks), 1)
         self.scores = torch.cat((self.scores, scores), 1)
         least, which = scores.min(1)
         rows = torch.arange(len(which), device=which.device)
         better = least < self.best_score
-        actions = self.held(blocks[rows, which])
-        search.choose(better, actions, states[rows, which], cost[rows, which])
+        chosen = (states[rows, which], cost[rows, which], violation[rows, which])
+        search.choose(better, self.held(blocks[rows, which]), *chosen)
         self.best_score = torch.where(better, least, self.best_score)
 
     def elites(self) -> Tensor:
@@ -210,10 +222,11 @@ class _Population(Algorithm):
         return take(self.blocks, smallest(self.scores, self.config.candidates))
 
     def refine(self, blocks: Tensor, states: Tensor) -> Tensor:
-        """Second-order steps on the chosen candidates."""
+        """Second-order steps on the chosen candidates, toward the goal's state nearest to each."""
         search, config = self.search, self.config
         count = blocks.shape[1]
-        rows, goal = states.flatten(0, 1), search.goal.repeat_interleave(count, 0)
+        nearest = search.objective.target.nearest(states[:, :, -1], search.goal_weight)
+        rows, goal = states.flatten(0, 1), nearest.flatten(0, 1)
         actions = self.held(blocks).flatten(0, 1)
         if config.refinement == "lifted":
             actions = refine_lifted(
@@ -226,7 +239,39 @@ class _Population(Algorithm):
             )
             calls = self.steps.calls(rows, actions) + config.horizon
             search.model_calls += calls * config.refine_steps
-        return first_of_blocks(actions, config.hold).unflatten(0, (len(blocks), count))
+        blocks = first_of_blocks(actions, config.hold).unflatten(0, (len(blocks), count))
+        return self.polished(blocks) if search.objective.adds else blocks
+
+    def polished(self, blocks: Tensor) -> Tensor:
+        """Adam's steps on the whole cost through the rollout, where there is more than a goal.
+
+        Second-order steps know the goal alone, and may have cut through what the rest forbids.
+        """
+        search, config = self.search, self.config
+        centre, unit = search.centre, search.half_width
+        low, high = (search.low - centre) / unit, (search.high - centre) / unit
+        moving = ((blocks - centre) / unit).flatten(0, 1).contiguous()
+        memory: dict[str, Any] = {}
+        raises = config.constraint_method != "penalty"
+        pressed = search.multipliers
+        if pressed is not None:  # each candidate's own from here on
+            pressed = pressed.expand(-1, blocks.shape[1], -1)
+        for j in range(1, config.cost_steps + 1):
+            plans = search.clip(centre + unit * moving.unflatten(0, blocks.shape[:2]))
+            states, gradient = search.imagine_gradient(self.held(plans), pressed)
+            if pressed is not None and raises and j % PRESSED_EVERY == 0:
+                values, equal = search.objective.constraints(states, self.held(plans))
+                pressed = search.objective.raised(pressed, values, equal, search.now)
+            action_step_(
+                moving,
+                torch.nan_to_num(unit * gradient, 0.0, 0.0, 0.0).flatten(0, 1).contiguous(),
+                memory,
+                lr=geometric(config.cost_lr, 0.1 * config.cost_lr, j, config.cost_steps),
+                low=low,
+                high=high,
+                compare_bounds=False,
+            )
+        return search.clip(centre + unit * moving.unflatten(0, blocks.shape[:2]))
 
     # ------------------------------------------------------------------------------------- samples
 
@@ -292,8 +337,8 @@ class _Population(Algorithm):
 
     # ----------------------------------------------------------------------------------- the score
 
-    def score(self, blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Robust cost of candidates `(B, R)`; states and cost of their exact rollouts."""
+    def score(self, blocks: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Robust score of candidates `(B', R)`; states, cost, violation of their exact rollouts."""
         config, search = self.config, self.search
         actions = self.held(blocks)
         count = actions.shape[1]
@@ -307,9 +352,18 @@ class _Population(Algorithm):
         noisy = actions[:, :, None] + config.score_action_noise * search.half_width * shake
         start = search.start[:, None] + config.score_state_noise * start_shake[:, :, 0]
         start = start[:, None].expand(-1, count, -1, -1)
-        states = search.imagine(search.clip(noisy).flatten(1, 2), start.flatten(1, 2))
-        cost = search.cost_of(states).unflatten(1, (count, copies))
+        noisy = search.clip(noisy).flatten(1, 2)
+        states = search.imagine(noisy, start.flatten(1, 2))
+        cost = search.cost_of(states, noisy).unflatten(1, (count, copies))
         exact_states = states.unflatten(1, (count, copies))[:, :, 0]
+        search.seen(exact_states, actions, cost[:, :, 0])
+        judged, violation = search.judged(exact_states, actions, cost[:, :, 0])
+        if search.objective.adds:  # costs of any size and sign; a trade-off is kept as it is
+            robust = cost[:, :, 0] + cost[:, :, min(1, copies - 1) :].mean(2)
+            over = excess(violation, config.constraint_tolerance)
+            robust = torch.where(over > 0, FORBIDDEN * (1 + over), robust)
+            robust = torch.where(torch.isfinite(judged + robust), robust, torch.inf)
+            return robust, exact_states, judged, violation
         weight = search.goal_weight.sum()
         scale = config.score_scale * torch.where(weight > 0, weight, 1.0)  # no goal: all arrive
         share = cost / (cost + scale)
@@ -319,4 +373,4 @@ class _Population(Algorithm):
         # Bounded, and only as far as a plan arrives: no plan that is lost wins by being lazy.
         gentle = config.effort_weight * effort / (1 + effort) * (1 - exact) * (1 - noisy)
         robust = torch.where(torch.isfinite(exact + noisy), exact + noisy + gentle, torch.inf)
-        return robust, exact_states, cost[:, :, 0]
+        return robust, exact_states, judged, violation

@@ -6,7 +6,7 @@ features.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -17,9 +17,14 @@ from grasp_kernels.reference import block_sum
 from grasp_planner import newton
 from grasp_planner.blocks import hold_actions, sum_blocks
 from grasp_planner.config import GAUSS_NEWTON
+from grasp_planner.costs import best_of, better, excess
+from grasp_planner.goals import AnyOf, Path, Point
 from grasp_planner.initial import initialise, plan_blocks, schedule_table, state_noise
 from grasp_planner.search import Algorithm, Search
 from grasp_planner.world_model import needed
+
+#: `(state (rows, D), action (rows, A), cotangent (rows, D)) -> (rows, D)`
+Surrogate = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class LiftedPlans(Algorithm):
@@ -36,23 +41,32 @@ class LiftedPlans(Algorithm):
         "best_actions",
         "best_states",
         "sound",
+        "best_violation",
         "action_memory",
         "state_memory",
     )
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: Search, surrogate: Surrogate | None = None) -> None:
         super().__init__(search)
-        self.problem, self.model = search.problem, search.model
+        self.problem, self.model, self.surrogate = search.problem, search.model, surrogate
         self.candidates = self.config.candidates
         self.schedule = schedule_table(self.config, search.start)
         search.best_cost = search.best_cost.to(self.schedule.dtype)  # as the lifted loss
         self.start = search.start.repeat_interleave(self.candidates, 0)
-        self.goal = search.goal.repeat_interleave(self.candidates, 0)
+        target, weight = search.objective.target, search.goal_weight
+        self.goal = target.first(search.start, self.candidates, weight).flatten(0, 1).contiguous()
         candidate = torch.arange(self.candidates, device=self.start.device)
         ids = self.problem.problem_ids[:, None] * self.candidates + candidate
         self.plan_ids = ids.flatten()
+        # A goal of more than one state cannot be the last virtual state: that one is drawn to it.
+        whole = isinstance(target, (AnyOf, Path)) or (
+            isinstance(target, Point) and target.mask is None
+        )
+        self.drawn = self.config.terminal == "fixed" and not whole
+        self.terminal = "free" if self.drawn else self.config.terminal
         # Rows 1 ... end - 1 of the trajectory are variables.
-        self.end = self.config.horizon + (self.config.terminal == "free")
+        self.end = self.config.horizon + (self.terminal == "free")
+        self.multiplier_rows = self.candidates
 
     def begin(self) -> None:
         self.trajectory, self.actions = initialise(self)
@@ -61,6 +75,7 @@ class LiftedPlans(Algorithm):
         # 1 while a plan moves, 0 once its rollout is good enough; on the device, never read back.
         self.active = self.schedule.new_ones(len(self.start))
         self.best_cost = self.schedule.new_full((len(self.start),), torch.inf)
+        self.best_violation = torch.full_like(self.best_cost, torch.inf)
         self.best_actions = self.actions.clone()
         # Of a plan without any finite rollout nothing is known but its start.
         self.best_states = torch.full_like(self.trajectory, torch.nan)
@@ -96,8 +111,13 @@ class LiftedPlans(Algorithm):
         config = self.config
         fused = config.state_optimizer == "sgd" and config.state_gradient_scale == 0.0
         loss = torch.zeros_like(self.actions[..., 0], dtype=self.schedule.dtype)
-        gradient = self.fused_pass(k, loss) if fused else self.autograd_pass(k, loss)
+        extra = self.extra_term() if self.drawn or self.search.objective.adds else None
+        one_pass = self.fused_pass if fused else self.autograd_pass
+        gradient = one_pass(k, loss, None if extra is None else extra[1])
         total = block_sum(loss)
+        if extra is not None:
+            total = total + extra[0].to(total)
+            gradient = gradient + extra[2]
         self.sound &= torch.isfinite(total) & all_finite(gradient)
         self.note(k, total[None])
         self.move_actions(gradient, self.action_memory, config.action_lr, config.action_optimizer)
@@ -111,8 +131,47 @@ class LiftedPlans(Algorithm):
         known = torch.where(search.active[:, None], losses, torch.nan)
         search.history[rows] = search.history[rows].index_copy(1, search.live, known)
 
-    def fused_pass(self, k: int, step_loss: Tensor) -> Tensor:
-        """States step, actions' gradient returned: nothing but the model and the fused kernel."""
+    def extra_term(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What is not the lifted loss, at the virtual states: its values `(N,)`, its gradients for
+        states `(N, T + 1, D)` and for actions `(N, T, A)`.
+        """
+        search, objective = self.search, self.search.objective
+        costs, by_state, by_action = [], [], []
+        rows = self.config.max_rows and max(1, self.config.max_rows // self.config.horizon)
+        for plans in plan_blocks(len(self.goal), rows):
+            states = self.trajectory[plans].detach().requires_grad_()
+            actions = self.actions[plans].detach().requires_grad_()
+            ours = objective.take(self.owner(plans))
+            with torch.enable_grad():
+                lifted = states[:, None], actions[:, None]
+                cost = states.new_zeros(len(states), 1) + 0.0 * (states.sum() + actions.sum())
+                if self.drawn:
+                    cost = cost + ours.goal(lifted[0])
+                if objective.adds:
+                    cost = cost + ours.extra(*lifted, search.now, self.pressed(plans))
+                found = torch.autograd.grad(cost.sum(), (states, actions))
+            costs.append(cost.detach()[:, 0])
+            by_state.append(found[0])
+            by_action.append(found[1])
+        if not costs:
+            return self.best_cost, torch.zeros_like(self.trajectory), torch.zeros_like(self.actions)
+        return torch.cat(costs), torch.cat(by_state), torch.cat(by_action)
+
+    def owner(self, plans: slice) -> Tensor:
+        """Whose of the live problems the plans are, `(n,)`."""
+        every = torch.arange(len(self.goal), device=self.goal.device)
+        return every[plans] // self.candidates
+
+    def pressed(self, plans: slice) -> Tensor | None:
+        """The plans' multipliers, `(n, 1, C)`."""
+        multipliers = self.search.multipliers
+        return None if multipliers is None else multipliers.flatten(0, 1)[plans][:, None]
+
+    def fused_pass(self, k: int, step_loss: Tensor, extra: Tensor | None) -> Tensor:
+        """States step, actions' gradient returned: nothing but the model and the fused kernel.
+
+        `extra`: the gradient for the states of what the kernel does not know.
+        """
         config, problem = self.config, self.problem
         goal_weight, noise_scale = self.schedule[k - 1]
         gradient = torch.empty_like(self.actions)
@@ -138,7 +197,9 @@ class LiftedPlans(Algorithm):
                 noise=config.noise,
                 modes=config.noise_modes,
                 feature_weight=problem.feature_weight,
-                terminal=config.terminal,
+                terminal=self.terminal,
+                state_gradient=None if extra is None else extra[plans, first : last + 1],
+                state_gradient_scale=0.0 if extra is None else 1.0,
                 first_step=first,
                 horizon=config.horizon,
                 per_step=True,
@@ -150,17 +211,19 @@ class LiftedPlans(Algorithm):
             gradient[plans, first:last] = action_gradient.view(*cotangent.shape[:2], -1)
         return gradient
 
-    def autograd_pass(self, k: int, step_loss: Tensor) -> Tensor:
+    def autograd_pass(self, k: int, step_loss: Tensor, extra: Tensor | None) -> Tensor:
         """The same by autograd, for state gradients through the model or Adam on the states."""
         config, problem = self.config, self.problem
         goal_weight, noise_scale = self.schedule[k - 1]
+        surrogate = self.surrogate
         gradient = torch.empty_like(self.actions)
-        state_gradient = torch.zeros_like(self.trajectory)
+        state_gradient = torch.zeros_like(self.trajectory) if extra is None else extra
         for plans, first, last in self.blocks():
             with torch.enable_grad():
                 block = self.trajectory[plans, first : last + 1].detach().requires_grad_()
                 actions = self.action_rows(plans, first, last)
-                states = scale_state_gradient(block[:, :-1], config.state_gradient_scale)
+                scale = config.state_gradient_scale if surrogate is None else 0.0
+                states = scale_state_gradient(block[:, :-1], scale)
                 prediction = self.model(states.reshape(-1, problem.state_features), actions)
                 loss = lifted_loss(
                     prediction.view_as(block[:, 1:]),
@@ -170,13 +233,16 @@ class LiftedPlans(Algorithm):
                     feature_weight=problem.feature_weight,
                     per_step=True,
                 )
-                action_gradient, block_gradient = torch.autograd.grad(
-                    loss.total.sum(), (actions, block), allow_unused=True
+                action_gradient, block_gradient, cotangent = torch.autograd.grad(
+                    loss.total.sum(), (actions, block, prediction), allow_unused=True
                 )
                 action_gradient = needed(action_gradient)
             step_loss[plans, first:last] = loss.total.detach()
             gradient[plans, first:last] = action_gradient.view_as(gradient[plans, first:last])
             state_gradient[plans, first : last + 1] += block_gradient
+            if surrogate is not None:
+                back = self.pulled_back(surrogate, states, actions, cotangent)
+                state_gradient[plans, first:last] += config.state_gradient_scale * back
         moving = self.trajectory[:, 1 : self.end]
         action_step_(
             moving,
@@ -188,6 +254,18 @@ class LiftedPlans(Algorithm):
         xi = state_noise(self, iteration=k, first_step=1, steps=self.end - 1)
         moving += (noise_scale * self.active)[:, None, None].to(xi.dtype) * xi
         return gradient
+
+    def pulled_back(
+        self, surrogate: Any, states: Tensor, actions: Tensor, cotangent: Tensor
+    ) -> Tensor:
+        """What a surrogate takes for `(dF/ds)^T cotangent`, `(n, t, D)`, in the planner's units."""
+        units = self.problem.units
+        rows = (states.detach() * units).flatten(0, 1), actions.detach()
+        found: Any = surrogate(*rows, cotangent / units)
+        if not isinstance(found, Tensor) or found.shape != rows[0].shape:
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(f"surrogate must return (rows, D) {tuple(rows[0].shape)}, got {shape}")
+        return found.to(states).view_as(states) * units
 
     def move_actions(
         self, gradient: Tensor, memory: dict[str, Any], lr: float, optimizer: str
@@ -230,14 +308,16 @@ class LiftedPlans(Algorithm):
     def sync(self, steps: int) -> None:
         """`steps` gradient steps on the actions through the true rollout; then states follow it."""
         config, memory = self.config, dict[str, Any]()
-        if config.sync_optimizer == GAUSS_NEWTON:
+        optimizer = config.sync_optimizer
+        if optimizer == GAUSS_NEWTON:
             self.gauss_newton(steps)
-        else:
-            for _ in range(steps):
-                gradient = self.judge(with_gradient=True)
-                self.move_actions(gradient, memory, config.sync_lr, config.sync_optimizer)
-                if self.search.budget.check():
-                    break
+            # Its steps know the goal alone: what is added to it is left to Adam.
+            optimizer, steps = "adam", steps if self.search.objective.adds else 0
+        for _ in range(steps):
+            gradient = self.judge(with_gradient=True)
+            self.move_actions(gradient, memory, config.sync_lr, optimizer)
+            if self.search.budget.check():
+                break
         self.judge(follow=True)
 
     def gauss_newton(self, steps: int) -> None:
@@ -269,13 +349,16 @@ class LiftedPlans(Algorithm):
         cost = self.best_cost.view(-1, self.candidates)
         search.candidate_cost = search.candidate_cost.index_copy(0, search.live, cost)
         search.find_unsound(self.sound.view(-1, self.candidates))
-        least, which = cost.min(-1)
+        over = excess(self.best_violation, self.config.constraint_tolerance).view_as(cost)
+        which = best_of(cost, over)
         rows = torch.arange(len(which), device=which.device) * self.candidates + which
-        better = least < search.best_cost[search.live]
-        search.choose(better, self.best_actions[rows], self.best_states[rows], least)
+        least, known = self.best_cost[rows], search.best_cost[search.live]
+        wins = better(least, over.flatten()[rows], known, search.excess())
+        best = (self.best_actions[rows], self.best_states[rows], least, self.best_violation[rows])
+        search.choose(wins, *best)
         if self.config.stop_cost is not None:  # one good candidate is enough
-            wanted = (least > self.config.stop_cost).to(self.active.dtype)
-            self.active = self.active * wanted.repeat_interleave(self.candidates)
+            done = self.arrived().view_as(cost).any(1).repeat_interleave(self.candidates)
+            self.active = torch.where(done, 0.0, self.active)
         search.tell()
 
     def judge(self, with_gradient: bool = False, follow: bool = False) -> Tensor:
@@ -286,11 +369,18 @@ class LiftedPlans(Algorithm):
         config, problem = self.config, self.problem
         self.search.model_calls += config.horizon * (1 + with_gradient)
         gradient = torch.empty_like(self.actions) if with_gradient else self.actions
+        objective = self.search.objective
         for plans in plan_blocks(len(self.goal), config.max_rows):
             with torch.set_grad_enabled(with_gradient):
                 actions = self.actions[plans].detach().requires_grad_(with_gradient)
                 states = self.model.rollout(self.start[plans], actions, config.max_rows)
-                cost = rollout_cost(states, self.goal[plans], problem.goal_feature_weight)
+                if objective.plain:
+                    goal, weight = self.goal[plans], problem.goal_feature_weight
+                    cost = rollout_cost(states, goal, weight)
+                else:
+                    lifted = objective.take(self.owner(plans)), self.pressed(plans)
+                    rows = states[:, None], actions[:, None]
+                    cost = lifted[0].search_cost(*rows, self.search.now, lifted[1])[:, 0]
                 if with_gradient:
                     (found,) = torch.autograd.grad(cost.sum(), actions, allow_unused=True)
                     gradient[plans] = needed(found)
@@ -298,20 +388,54 @@ class LiftedPlans(Algorithm):
             states, cost = states.detach(), cost.detach()
             arrived = torch.isfinite(cost) & all_finite(states)
             self.sound[plans] &= arrived
-            better = arrived & (cost < self.best_cost[plans])
-            self.best_cost[plans] = torch.where(better, cost, self.best_cost[plans])
-            better = better[:, None, None]
-            self.best_actions[plans] = torch.where(
-                better, actions.detach(), self.best_actions[plans]
-            )
-            self.best_states[plans] = torch.where(better, states, self.best_states[plans])
+            self.keep(plans, arrived, actions.detach(), states, cost)
+            if follow:
+                self.press(plans, states, actions.detach())
             if follow and config.sync_blend > 0:
                 inner = self.trajectory[plans, 1 : self.end]
                 blend = inner.lerp(states[:, 1 : self.end], config.sync_blend)
                 inner.copy_(torch.where(arrived[:, None, None], blend, inner))
         if config.stop_cost is not None:
-            self.active = (self.best_cost > config.stop_cost).to(self.active.dtype)
+            self.active = (~self.arrived()).to(self.active.dtype)
         return gradient
+
+    def keep(
+        self, plans: slice, arrived: Tensor, actions: Tensor, states: Tensor, cost: Tensor
+    ) -> None:
+        """The best of what each plan was, where its rollout `arrived` at finite numbers."""
+        objective, tolerance = self.search.objective, self.config.constraint_tolerance
+        violation = torch.zeros_like(cost)
+        if not objective.searched_as_judged:
+            ours = objective.take(self.owner(plans))
+            judged, violation = ours.judged(states[:, None], actions[:, None])
+            cost, violation = judged[:, 0].to(cost), violation[:, 0].to(cost)
+        over = excess(violation, tolerance), excess(self.best_violation[plans], tolerance)
+        wins = arrived & better(cost, over[0], self.best_cost[plans], over[1])
+        for name, new in (
+            ("best_cost", cost),
+            ("best_violation", violation),
+            ("best_actions", actions),
+            ("best_states", states),
+        ):
+            best = getattr(self, name)
+            best[plans] = newton.along(wins, new, best[plans])
+
+    def press(self, plans: slice, states: Tensor, actions: Tensor) -> None:
+        """Multipliers rise by what a sync's last rollouts violate."""
+        search, config = self.search, self.config
+        if search.multipliers is None or config.constraint_method == "penalty":
+            return
+        if (search.iterations // max(config.sync_every, 1)) % config.constraint_every:
+            return
+        ours = search.objective.take(self.owner(plans))
+        values, equal = ours.constraints(states[:, None], actions[:, None])
+        known = search.multipliers.flatten(0, 1)
+        known[plans] = ours.raised(known[plans][:, None], values, equal, search.now)[:, 0]
+
+    def arrived(self) -> Tensor:
+        """`(N,)` bool: whose best rollout is good enough."""
+        within = self.best_violation <= self.config.constraint_tolerance
+        return (self.best_cost <= self.config.stop_cost) & within
 
     # ------------------------------------------------------------------------------------ the rest
 

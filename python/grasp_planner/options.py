@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
+
+from torch import Tensor
 
 from grasp_planner.schedules import Schedule
 
@@ -33,13 +35,41 @@ def positive(default: float) -> Any:
     return _checked(default, check)
 
 
-def schedule(default: float | Schedule) -> Any:
-    """A field of `Schedule`s, or of finite numbers >= 0, which are constant ones."""
+def schedule(default: float | Schedule, above_zero: bool = False) -> Any:
+    """A field of `Schedule`s, or of finite numbers >= 0 (or > 0), which are constant ones."""
 
     def check(name: str, value: Any) -> Schedule:
-        return value if isinstance(value, Schedule) else Schedule(_check_number(name, value, 0.0))
+        if not isinstance(value, Schedule):
+            value = Schedule(_check_number(name, value, 0.0))
+        if above_zero:
+            for end in (value.start, value.end):
+                _above_zero(name, 1.0 if end is None else end, value)
+        return value
 
     return _checked(default, check)
+
+
+def function() -> Any:
+    """A field of None or of what can be called."""
+
+    def check(name: str, value: Any) -> Any:
+        if not callable(value):
+            raise TypeError(f"{name} must be callable, got {type(value).__name__}")
+        return value
+
+    return _checked(None, check)
+
+
+def instances(kind: type) -> Any:
+    """A field of one of a kind, or of any number of them, as a tuple."""
+
+    def check(name: str, value: Any) -> tuple[Any, ...]:
+        values = (value,) if isinstance(value, kind) else value
+        if not isinstance(values, Iterable) or not all(isinstance(v, kind) for v in values):
+            raise TypeError(f"{name} must be {kind.__name__}s, got {value!r}")
+        return tuple(values)
+
+    return _checked((), check)
 
 
 def choice(default: str, choices: Sequence[str]) -> Any:
@@ -84,6 +114,26 @@ def _checked(default: Any, check: Callable[[str, Any], Any]) -> Any:
 
 
 @dataclass(frozen=True)
+class Constraint:
+    """What plans are to keep.
+
+    Attributes:
+        function: differentiable `g(states (N, T + 1, D), actions (N, T, A)) -> (N,)` or `(N, C)` in
+            the world model's units, with a `context` as third argument where `plan` is given one.
+        kind: "inequality": g <= 0; or "equality": g = 0. "inequality".
+    """
+
+    function: Callable[..., Tensor]
+    kind: str = "inequality"
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise TypeError(f"function must be callable, got {type(self.function).__name__}")
+        if self.kind not in ("inequality", "equality"):
+            raise ValueError(f"kind must be 'inequality' or 'equality', got {self.kind!r}")
+
+
+@dataclass(frozen=True)
 class PlannerConfig:
     """The settings that every planner has. Any iterable of numbers may stand for a tuple.
 
@@ -101,8 +151,24 @@ class PlannerConfig:
             and changes no result. >= 1; None is all.
         action_features: A, where neither warm-start actions, bounds nor the world model tell.
         seed: of all noise. 0 to 2**64 - 1; 0.
-        stop_cost: a plan that costs at most this is good enough: its problem takes no part in any
-            later iteration, and costs no more time. >= 0; None never stops.
+        stop_cost: a plan that costs at most this, within all constraints, is good enough: its
+            problem takes no part in any later iteration, and costs no more time. >= 0; None never
+            stops.
+        running_goal_weight: v, of the mean squared distance to the goal of the states on the way. A
+            number or a `Schedule`, as all weights here, >= 0; 0.
+        action_weight, action_change_weight: u, u', of the mean squared action, and of its mean
+            squared change from step to step, in units of the action. >= 0; 0.
+        cost: any differentiable `cost(states (N, T + 1, D), actions (N, T, A)) -> (N,)` in the
+            world model's units, where `plan` is given a `context` `cost(states, actions, context)`.
+            Planners that only sample need no gradient. None is no cost.
+        cost_weight: c, of that cost. >= 0; 1.
+        constraints: of `Constraint`s, all of which plans are to keep. ().
+        constraint_method: "augmented-lagrangian", or "penalty", which leaves multipliers at 0.
+        penalty_weight: p, of squared violations. A number or a `Schedule`, > 0; 10.
+        constraint_every: iterations (of `GraspPlanner`: syncs) between updates of the multipliers.
+            >= 1; 1.
+        constraint_tolerance: a constraint that is violated by at most this, in its own units, is
+            kept. >= 0; 1e-3.
     """
 
     horizon: int = integer(50, 1)
@@ -115,6 +181,16 @@ class PlannerConfig:
     action_features: int | None = integer(None, 1)
     seed: int = integer(0, 0, 2**64 - 1)
     stop_cost: float | None = number(None)
+    running_goal_weight: float | Schedule = schedule(0.0)
+    action_weight: float | Schedule = schedule(0.0)
+    action_change_weight: float | Schedule = schedule(0.0)
+    cost: Callable[..., Tensor] | None = function()  # noqa: RUF009 (a field, as all here)
+    cost_weight: float | Schedule = schedule(1.0)
+    constraints: tuple[Constraint, ...] = instances(Constraint)
+    constraint_method: str = choice("augmented-lagrangian", ("augmented-lagrangian", "penalty"))
+    penalty_weight: float | Schedule = schedule(10.0, above_zero=True)
+    constraint_every: int = integer(1, 1)
+    constraint_tolerance: float = number(1e-3)
 
     def __post_init__(self) -> None:
         for given in fields(self):

@@ -22,8 +22,10 @@ class Plan:
         actions: `(B, T, A)`, inside the bounds.
         states: `(B, T + 1, D)`, the rollout of `actions` through the world model from `start`; NaN
             after the start where no candidate had a finite rollout.
-        cost: `(B,)`, weighted squared distance of the last state to the goal; inf where no
-            candidate had a finite rollout.
+        cost: `(B,)`: weighted squared distance of the last state to the goal, and what the config
+            adds to it; inf where no candidate had a finite rollout.
+        violation: `(B,)`, by how much the worst of the config's constraints is violated; 0 without
+            any, inf where `cost` is.
         candidate_cost: `(B, R)`, the best cost of every candidate; R is 1 for planners that sample.
         loss_history: `(iterations, B, R)`: of `GraspPlanner` the total lifted loss before each
             iteration's step, of all others the best cost after each; NaN where a problem was not
@@ -54,6 +56,7 @@ class Plan:
     finite: Tensor
     backend: str
     path: str
+    violation: Tensor
     out_of_time: bool = False
     snapshots: dict[int, Tensor] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)

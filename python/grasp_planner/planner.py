@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from torch import Tensor
+
 from grasp_planner import whole_plan
 from grasp_planner.config import GraspConfig
 from grasp_planner.inputs import Problem
-from grasp_planner.lifted_plans import LiftedPlans
+from grasp_planner.lifted_plans import LiftedPlans, Surrogate
 from grasp_planner.models import KernelModel
 from grasp_planner.search import Algorithm, Planner, Search
-from grasp_planner.world_model import CheckedModel
+from grasp_planner.world_model import CheckedModel, WorldModel
 
 
 class GraspPlanner(Planner):
@@ -23,9 +27,32 @@ class GraspPlanner(Planner):
         world_model: `F(state (rows, D), action (rows, A)) -> next state (rows, D)`; see
             `WorldModel`.
         config: how to plan.
+        surrogate: a learned `(state (rows, D), action (rows, A), cotangent (rows, D)) -> (rows, D)`
+            in the world model's units, an approximation of `(dF/ds)^T cotangent` that stands for it
+            wherever `state_gradient_scale` lets it in, as `Surrogate`; None is the exact one.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong; it is named.
     """
 
     config_type = GraspConfig
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        config: GraspConfig | None = None,
+        *,
+        surrogate: Surrogate | None = None,
+    ) -> None:
+        super().__init__(world_model, config)
+        if surrogate is not None and not callable(surrogate):
+            raise TypeError(f"surrogate must be callable, got {type(surrogate).__name__}")
+        if surrogate is not None and self.config.state_gradient_scale == 0.0:
+            raise ValueError("surrogate is of no use while config.state_gradient_scale is 0")
+        self.surrogate = surrogate
+
+    def _models(self) -> tuple[Callable[..., Tensor], ...]:
+        return (self.world_model, *(() if self.surrogate is None else (self.surrogate,)))
 
     def _samples(self) -> int:
         return int(self.config.candidates)
@@ -34,9 +61,7 @@ class GraspPlanner(Planner):
         return int(self.config.iterations)
 
     def _open(self, problem: Problem) -> KernelModel | CheckedModel:
-        dynamics, path = whole_plan.find_dynamics(
-            self.world_model, self.config, problem.start, problem.state_scale
-        )
+        dynamics, path = whole_plan.find_dynamics(self.world_model, self.config, problem)
         if dynamics is None:
             return CheckedModel(self.world_model, problem.state_scale, path)
         return KernelModel(dynamics, path)
@@ -44,4 +69,4 @@ class GraspPlanner(Planner):
     def _algorithm(self, search: Search) -> Algorithm:
         if isinstance(search.model, KernelModel):
             return whole_plan.WholePlans(search)
-        return LiftedPlans(search)
+        return LiftedPlans(search, self.surrogate)

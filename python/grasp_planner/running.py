@@ -264,9 +264,9 @@ def identity_of(planner: Any, problem: Problem) -> str:
     """A hash of all that the plans depend on, as far as it can be seen: not a function's code."""
     digest = hashlib.sha256()
     digest.update(f"{type(planner).__name__} {planner.config!r}".encode())
-    module = module_of(planner.world_model)
-    tensors = [] if module is None else [*module.parameters(), *module.buffers()]
-    for tensor in [*tensors, *problem.tensors()]:
+    modules = [module_of(model) for model in planner._models()]
+    learned = [t for m in modules if m is not None for t in (*m.parameters(), *m.buffers())]
+    for tensor in [*learned, *problem.tensors()]:
         digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
         values = tensor.detach().cpu().contiguous().flatten()
         digest.update(values.view(torch.uint8).numpy().tobytes() if values.numel() else b"")

@@ -7,7 +7,8 @@ action features.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +17,9 @@ from torch import Tensor
 import grasp_kernels
 from grasp_kernels import gaussian_noise
 from grasp_planner.blocks import sum_blocks
-from grasp_planner.inputs import Problem, check_problem, check_snapshots
+from grasp_planner.costs import Objective, best_of, better, excess
+from grasp_planner.goals import Goal
+from grasp_planner.inputs import Context, Problem, check_problem, check_snapshots
 from grasp_planner.isolation import solve_apart
 from grasp_planner.models import KernelModel, open_model, roll_out, terminal_cost
 from grasp_planner.newton import along
@@ -27,16 +30,23 @@ from grasp_planner.world_model import CheckedModel, WorldModel, frozen, needed
 
 #: Of a search, what is saved beside its algorithm's variables.
 SAVED = (
-    *("finished", "iterations", "model_calls", "live", "start", "goal", "warm", "active"),
-    *(
-        "best_cost",
-        "best_actions",
-        "best_states",
-        "sound",
-        "candidate_cost",
-        "history",
-        "snapshots",
-    ),
+    "finished",
+    "iterations",
+    "model_calls",
+    "live",
+    "start",
+    "goal",
+    "warm",
+    "active",
+    "best_cost",
+    "best_actions",
+    "best_states",
+    "violation",
+    "multipliers",
+    "sound",
+    "candidate_cost",
+    "history",
+    "snapshots",
 )
 
 
@@ -64,10 +74,11 @@ class Planner(ABC):
     def plan(
         self,
         start: Tensor,
-        goal: Tensor,
+        goal: Tensor | Goal,
         *,
         actions: Tensor | None = None,
         plan_ids: Tensor | None = None,
+        context: Context | None = None,
         time_budget_ms: float | None = None,
         progress: Progress | bool | None = None,
         callback: Callback | None = None,
@@ -79,11 +90,15 @@ class Planner(ABC):
         """The best plan found for each of B problems.
 
         Args:
-            start, goal: `(B, D)` (or `(D,)` for one problem), finite, same dtype and device.
+            start: `(B, D)` (or `(D,)` for one problem), finite.
+            goal: the same, on the same device; or a `Goal`: a subset of features, a region,
+                waypoints, alternatives (`grasp_planner.goals`).
             actions: `(B, T, A)` warm start, one of the plans that are compared.
             plan_ids: `(B,)` int64, 0 <= id < 2**63 / samples of a problem: the name of each problem
                 for its noise; None is 0 ... B - 1. The same id gives the same plan alone, in a
                 batch, or in chunks.
+            context: `(B, ...)`, or a dict of such tensors: what belongs to each problem and is
+                handed to the config's `cost` and `constraints`, N rows of it, as third argument.
             time_budget_ms: milliseconds after which no further iteration begins: the best plan so
                 far is returned (by `GraspPlanner` after one more rollout), and `Plan.out_of_time`
                 says so. At least one iteration is made, or one launch of several where whole plans
@@ -105,9 +120,18 @@ class Planner(ABC):
             WorldModelError: the world model raised an error, or memory ran out, for every problem
                 by itself. Where it is for some, the others are planned: see `Plan.failures`.
         """
-        with torch.inference_mode(False), frozen(self.world_model), torch.no_grad():
+        with torch.inference_mode(False), ExitStack() as stack, torch.no_grad():
+            for model in self._models():
+                stack.enter_context(frozen(model))
             problem = check_problem(
-                self.world_model, self.config, start, goal, actions, plan_ids, self._samples()
+                self.world_model,
+                self.config,
+                start,
+                goal,
+                actions,
+                plan_ids,
+                self._samples(),
+                context,
             )
             budget = Budget(time_budget_ms, problem.start.device)
             watch = Watch(progress, callback, callback_at)
@@ -120,6 +144,10 @@ class Planner(ABC):
                 return search.result()
 
             return solve_apart(self, problem, solve)
+
+    def _models(self) -> tuple[Callable[..., Tensor], ...]:
+        """All that is learned and that plans depend on: left as it was, and told apart."""
+        return (self.world_model,)
 
     @abstractmethod
     def _samples(self) -> int:
@@ -151,6 +179,9 @@ class Algorithm(ABC):
 
     candidates = 1
     """Plans of a problem that are kept and reported one by one."""
+
+    multiplier_rows = 1
+    """Plans of a problem that have multipliers of their own, for its constraints."""
 
     waits = False
     """Whether it is worth waiting for the device to know which problems are done."""
@@ -200,9 +231,9 @@ class Search:
         self.iterations = self.model_calls = 0
         self.low, self.high = box(problem)
         self.warm = self.clip(problem.actions)
-        ones = self.start.new_ones(problem.state_features)
-        weight = problem.goal_feature_weight
-        self.goal_weight = ones if weight is None else weight.to(ones.dtype)
+        self.objective = Objective.of(self.config, problem, self.total)
+        self.goal_weight = self.objective.goal_weight
+        self.now = 1  # the iteration under way, whose weights a search goes by
         self.best_cost = self.start.new_full((problem.count,), torch.inf)
         self.best_actions = self.warm
         states = self.start[:, None].expand(-1, self.config.horizon + 1, -1)
@@ -217,6 +248,11 @@ class Search:
         shape = (problem.count, self.algorithm.candidates)
         self.sound = torch.ones(shape, dtype=torch.bool, device=self.live.device)
         self.candidate_cost = self.best_cost[:, None].repeat(1, shape[1])
+        #: By how much the best plans violate constraints; inf where nothing is known of them.
+        self.violation = torch.full_like(self.best_cost, torch.inf)
+        #: Of the constraints of live problems, `(B', multiplier_rows, C)`; None without any.
+        self.multipliers = self._no_multipliers()
+        self._seen: tuple[Tensor, Tensor, Tensor] | None = None
         self.history = self.candidate_cost.new_full((self.total, *shape), torch.nan)
 
     # ------------------------------------------------------------------------------------ the loop
@@ -235,7 +271,7 @@ class Search:
         with self.watch.open(self.total):
             self._part(arrivals)  # a warm start may be good enough
             while self.iterations < self.total and self._searching():
-                first = self.iterations + 1
+                self.now = first = self.iterations + 1
                 self.iterations = self.algorithm.step(first)
                 self._note(first)
                 if self.budget.check():
@@ -263,6 +299,7 @@ class Search:
         done = self.algorithm.done()
         if self.config.stop_cost is not None:
             cheap = self.best_cost[self.live] <= self.config.stop_cost
+            cheap = cheap & (self.violation[self.live] <= self.config.constraint_tolerance)
             done = cheap if done is None else done | cheap
         if done is None or self.iterations == self.total or not len(self.live):
             return
@@ -277,6 +314,9 @@ class Search:
         count = len(self.live)
         for name in ("live", "start", "goal", "warm", "active"):
             setattr(self, name, getattr(self, name)[rows])
+        self.objective = self.objective.take(rows)
+        if self.multipliers is not None:
+            self.multipliers = self.multipliers[rows]
         for name in self.algorithm.variables:
             value = getattr(self.algorithm, name)
             setattr(self.algorithm, name, _rows(value, rows, count))
@@ -286,6 +326,7 @@ class Search:
         return {**{name: getattr(self, name) for name in SAVED}, "variables": variables}
 
     def _restore(self, saved: dict[str, Any]) -> None:
+        self.objective = self.objective.take(saved["live"])
         for name in SAVED:
             setattr(self, name, saved[name])
         for name, value in saved["variables"].items():
@@ -334,7 +375,7 @@ class Search:
         A rollout that is not finite costs inf.
         """
         states = self.imagine(actions)
-        cost = self.cost_of(states)
+        cost = self.cost_of(states, actions)
         self.keep(actions, states, cost)
         return states, cost
 
@@ -348,9 +389,18 @@ class Search:
         self.model_calls += self.config.horizon
         return states.view(problems, candidates, *states.shape[1:])
 
-    def cost_of(self, states: Tensor) -> Tensor:
-        """`sum_d w_d (s_T - g)_d^2`, `(B', R)`; inf where a state is not finite."""
-        cost = terminal_cost(states, self.goal[:, None], self.goal_weight)
+    def cost_of(self, states: Tensor, actions: Tensor) -> Tensor:
+        """What this iteration makes smaller, `(B', R)`; inf where a state is not finite.
+
+        Where there is but a goal state it is `sum_d w_d (s_T - g)_d^2`.
+        """
+        if self.objective.plain:
+            cost = terminal_cost(states, self.goal[:, None], self.goal_weight)
+        else:
+            cost = self.objective.search_cost(
+                states, actions, self.now, self.multipliers_of(states)
+            )
+            cost = where_finite(states, cost)
         self.find_unsound(torch.isfinite(cost).all(1, keepdim=True))
         return cost
 
@@ -360,9 +410,25 @@ class Search:
 
     def cost_gradient(self, actions: Tensor) -> tuple[Tensor, Tensor]:
         """`rollout`'s cost, and its gradient for one action per block, `(B', R, K, A)`."""
+        states, gradient = self.imagine_gradient(actions)
+        cost = self.cost_of(states, actions)
+        self.keep(actions, states, cost)
+        return cost, gradient
+
+    def imagine_gradient(
+        self, actions: Tensor, multipliers: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`imagine`, and the gradient of this iteration's cost for one action per block.
+
+        `multipliers (B', R, C)` in place of the search's.
+        """
         problems, candidates = actions.shape[:2]
         controls = actions.flatten(0, 1).detach().requires_grad_()
         rows = self.start.repeat_interleave(candidates, 0)
+        owner = torch.arange(problems, device=rows.device).repeat_interleave(candidates)
+        multipliers = self.multipliers if multipliers is None else multipliers
+        if multipliers is not None:
+            multipliers = multipliers.expand(-1, candidates, -1).flatten(0, 1)
         gradient = torch.empty_like(controls)
         states = []
         most = self.config.max_rows or max(len(rows), 1)
@@ -370,17 +436,29 @@ class Search:
             block = slice(n, n + most)
             with torch.enable_grad():
                 found = self.model.rollout(rows[block], controls[block], self.config.max_rows)
-                goal = self.goal.repeat_interleave(candidates, 0)[block]
-                cost = (self.goal_weight * (found[:, -1] - goal).square()).sum()
+                pressed = None if multipliers is None else multipliers[block]
+                cost = self.cost_of_rows(found, controls[block], owner[block], pressed).sum()
             (part,) = torch.autograd.grad(cost, controls, allow_unused=True)
             gradient[block] = needed(part)[block]
             states.append(found.detach())
         self.model_calls += 2 * self.config.horizon
         shape = (problems, candidates, self.config.horizon + 1, rows.shape[1])
         whole = (torch.cat(states) if states else rows.new_empty(shape)).view(shape)
-        cost = self.cost_of(whole)
-        self.keep(actions, whole, cost)
-        return cost, sum_blocks(gradient, self.config.hold).unflatten(0, (problems, candidates))
+        return whole, sum_blocks(gradient, self.config.hold).unflatten(0, (problems, candidates))
+
+    def cost_of_rows(
+        self, states: Tensor, actions: Tensor, owner: Tensor, multipliers: Tensor | None
+    ) -> Tensor:
+        """This iteration's cost `(n,)` of single plans, differentiable.
+
+        `states (n, T + 1, D)`, `actions (n, T, A)`, `owner (n,)`: whose of the live problems they
+        are, `multipliers (n, C)`.
+        """
+        if self.objective.plain:
+            return (self.goal_weight * (states[:, -1] - self.goal[owner]).square()).sum(-1)
+        pressed = None if multipliers is None else multipliers[:, None]
+        plans = states[:, None], actions[:, None]
+        return self.objective.take(owner).search_cost(*plans, self.now, pressed)[:, 0]
 
     def finish(self, actions: Tensor) -> None:
         """Plans `(B', R, T, A)` after the last iteration: where the search came to rest."""
@@ -392,18 +470,36 @@ class Search:
     # ------------------------------------------------------------------------------- the best plan
 
     def keep(self, actions: Tensor, states: Tensor, cost: Tensor) -> None:
-        """Each problem's cheapest of `(B', R, ...)`, where it is cheaper than what there was."""
+        """Each problem's best of `(B', R, ...)`, where it is better than what there was."""
         if cost.numel() == 0:
             return
-        least, which = cost.min(1)
+        self.seen(states, actions, cost)
+        cost, violation = self.judged(states, actions, cost)
+        over = excess(violation, self.config.constraint_tolerance)
+        which = best_of(cost, over)
         rows = torch.arange(len(which), device=which.device)
-        self.choose(
-            least < self.best_cost[self.live], actions[rows, which], states[rows, which], least
-        )
+        known = self.best_cost[self.live], self.excess()
+        wins = better(cost[rows, which], over[rows, which], *known)
+        chosen = (values[rows, which] for values in (actions, states, cost, violation))
+        self.choose(wins, *chosen)
 
-    def choose(self, where: Tensor, actions: Tensor, states: Tensor, cost: Tensor) -> None:
+    def judged(self, states: Tensor, actions: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
+        """What plans of this iteration's `cost` are compared by: cost and violation, `(B', R)`."""
+        if self.objective.searched_as_judged:
+            return cost, torch.zeros_like(cost)
+        judged, violation = self.objective.judged(states, actions)
+        return where_finite(states, judged), violation
+
+    def excess(self) -> Tensor:
+        """By how much the live problems' best plans violate constraints beyond the tolerance."""
+        return excess(self.violation[self.live], self.config.constraint_tolerance)
+
+    def choose(
+        self, where: Tensor, actions: Tensor, states: Tensor, cost: Tensor, violation: Tensor
+    ) -> None:
         """From now on these are the best of the live problems `where (B',)` that are active."""
         where = where & self.active
+        self.violation = self._chosen(where, violation, self.violation)
         self.best_cost = self._chosen(where, cost, self.best_cost)
         self.best_actions = self._chosen(where, actions, self.best_actions)
         self.best_states = self._chosen(where, states, self.best_states)
@@ -412,9 +508,43 @@ class Search:
         """`best (B, ...)` with `new (B', ...)` in it; selecting by a mask would wait for it."""
         return best.index_copy(0, self.live, along(where, new, best[self.live]))
 
+    # ------------------------------------------------------------------------------- multipliers
+
+    def _no_multipliers(self) -> Tensor | None:
+        if not self.config.constraints:
+            return None
+        still = self.best_states[:, None, :1].expand(-1, 1, self.config.horizon + 1, -1)
+        values, _ = self.objective.constraints(still, self.warm[:, None])
+        return torch.zeros_like(values).repeat(1, self.algorithm.multiplier_rows, 1)
+
+    def seen(self, states: Tensor, actions: Tensor, cost: Tensor) -> None:
+        """Plans that this iteration rolled out, for `raise_multipliers`."""
+        self._seen = states, actions, cost
+
+    def multipliers_of(self, states: Tensor) -> Tensor | None:
+        """Those of plans `(B', R, ...)`; None where these plans have none."""
+        known = self.multipliers
+        return known if known is not None and known.shape[1] in (1, states.shape[1]) else None
+
+    def raise_multipliers(self, k: int) -> None:
+        """By the plans that iteration k has rolled out; of samples, by the best one."""
+        config = self.config
+        skip = config.constraint_method == "penalty" or k % config.constraint_every
+        if self.multipliers is None or self._seen is None or skip:
+            return
+        states, actions, cost = self._seen
+        if self.multipliers.shape[1] == 1:
+            which = cost.min(1).indices
+            rows = torch.arange(len(which), device=which.device)
+            states, actions = states[rows, which][:, None], actions[rows, which][:, None]
+        if states.shape[1] == self.multipliers.shape[1]:
+            values, equal = self.objective.constraints(states, actions)
+            self.multipliers = self.objective.raised(self.multipliers, values, equal, self.now)
+
     def done(self, k: int) -> int:
         """An iteration of samples is over: remember the best cost, tell who asked to know."""
         self.iterations = k
+        self.raise_multipliers(k)
         self.history[k - 1] = self.best_cost[:, None]
         self.tell()
         return k
@@ -450,12 +580,19 @@ class Search:
             loss_history=self.history[: self.iterations],
             iterations=self.iterations,
             model_calls=self.model_calls,
+            violation=torch.where(torch.isfinite(self.best_cost), self.violation, torch.inf),
             finite=torch.isfinite(self.best_cost),
             backend=grasp_kernels.backend_for(self.start.device, self.start.dtype),
             path=self.model.path,
             out_of_time=self.budget.spent,
             snapshots=self.snapshots,
         )
+
+
+def where_finite(states: Tensor, cost: Tensor) -> Tensor:
+    """A cost, `(B', R)`, and inf where it or a state of `(B', R, T + 1, D)` is not finite."""
+    finite = torch.isfinite(states).flatten(-2).all(-1) & torch.isfinite(cost)
+    return torch.where(finite, cost, torch.inf)
 
 
 def _rows(value: Any, rows: Tensor, count: int) -> Any:

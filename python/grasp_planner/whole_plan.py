@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from grasp_kernels import MLPDynamics, mlp_lifted_plan_, mlp_sync_
 from grasp_planner.config import GAUSS_NEWTON, GraspConfig
+from grasp_planner.costs import Objective
+from grasp_planner.goals import Point
+from grasp_planner.inputs import Problem
 from grasp_planner.lifted_plans import LiftedPlans
 from grasp_planner.models import KernelModel, describe
 from grasp_planner.search import Search
@@ -22,17 +25,22 @@ LAUNCH = 100  # iterations at most, so that Ctrl-C and `progress` never wait for
 
 
 def find_dynamics(
-    world_model: Any, config: GraspConfig, start: Tensor, state_scale: Tensor | None
+    world_model: Any, config: GraspConfig, problem: Problem
 ) -> tuple[MLPDynamics | None, str]:
     """A world model's description that these kernels can plan through; or None, and why not."""
-    if config.state_optimizer != "sgd":
+    objective = Objective.of(config, problem, config.iterations)
+    if objective.adds:
+        reason = "the config adds to the goal's cost"
+    elif not isinstance(problem.target, Point) or problem.target.mask is not None:
+        reason = "the goal is more than one state"
+    elif config.state_optimizer != "sgd":
         reason = f"state_optimizer is {config.state_optimizer!r}"
     elif config.state_gradient_scale != 0.0:
         reason = f"state_gradient_scale is {config.state_gradient_scale}"
     elif config.hold != 1:
         reason = f"actions are held for {config.hold} steps"
     else:
-        dynamics, reason = describe(world_model, start, state_scale)
+        dynamics, reason = describe(world_model, problem.start, problem.state_scale)
         if dynamics is not None:
             return dynamics, WHOLE_PLAN
     return None, f"general path: {reason}"
@@ -114,5 +122,7 @@ class WholePlans(LiftedPlans):
             sound=self.sound,
             compare_bounds=False,
         )
+        # The kernel's plans are compared by their cost alone; nothing else is asked of them.
+        self.best_violation = torch.where(torch.isfinite(self.best_cost), 0.0, torch.inf)
         if config.stop_cost is not None:
-            self.active = (self.best_cost > config.stop_cost).to(self.active.dtype)
+            self.active = (~self.arrived()).to(self.active.dtype)

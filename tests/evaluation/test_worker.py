@@ -44,7 +44,7 @@ class Scripted:
         warnings.warn("beware", stacklevel=1)
         states = WALL.imagine(actions, PROBLEM)
         return Plan(actions, states, cost, cost[:, None], cost[None, :, None], k, 50 * k,
-                    torch.ones(1, dtype=torch.bool), "native", "MLP kernels")  # fmt: skip
+                    torch.ones(1, dtype=torch.bool), "native", "MLP kernels", cost)  # fmt: skip
 
 
 def test_a_plan_is_judged_where_it_counts() -> None:

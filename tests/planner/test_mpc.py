@@ -37,7 +37,7 @@ class Scripted(Planner):
         states = torch.zeros(len(start), T + 1, D) + start[:, None]
         cost = torch.zeros(len(start))
         return Plan(actions, states, cost, cost[:, None], cost[None, :, None], 1, T, cost == 0, "",
-                    "", out_of_time=len(self.asked) == 2)  # fmt: skip
+                    "", cost, out_of_time=len(self.asked) == 2)  # fmt: skip
 
 
 def test_a_plan_is_executed_repeated_and_replaced() -> None:

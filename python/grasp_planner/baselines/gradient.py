@@ -71,6 +71,10 @@ class _Gradient(Algorithm):
 
     variables: ClassVar = ("moving", "memory")
 
+    def __init__(self, search: Search) -> None:
+        super().__init__(search)
+        self.multiplier_rows = self.config.restarts
+
     def begin(self) -> None:
         config, search = self.config, self.search
         centre, unit = search.centre, search.half_width

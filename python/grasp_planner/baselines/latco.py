@@ -3,11 +3,12 @@
 Rybkin et al., *Model-Based Reinforcement Learning via Latent-Space Collocation*, ICML 2021. States
 and actions are both variables, and the model's gradient goes through both of its inputs:
 
-    minimise  |x_T - g|^2_w + sum_t lambda_t |F(x_t, a_t) - x_{t+1}|^2
+    minimise  cost(x, a) + sum_t lambda_t |F(x_t, a_t) - x_{t+1}|^2
 
-Each multiplier grows while its constraint is violated, `lambda_t *= (violation_t / tolerance)^rate`
-within limits, so plans begin free and end dynamically consistent. Adam moves both, in place of the
-authors' Levenberg-Marquardt on states alone.
+where the cost is |x_T - g|^2_w and what the config adds to it. Each multiplier grows while its
+constraint is violated, `lambda_t *= (violation_t / tolerance)^rate` within limits, so plans begin
+free and end dynamically consistent. Adam moves both, in place of the authors' Levenberg-Marquardt
+on states alone.
 """
 
 from __future__ import annotations
@@ -91,6 +92,10 @@ class _LatCo(Algorithm):
 
     variables: ClassVar = ("trajectory", "actions", "multiplier", "state_memory", "action_memory")
 
+    def __init__(self, search: Search) -> None:
+        super().__init__(search)
+        self.multiplier_rows = self.config.restarts
+
     def begin(self) -> None:
         config, search = self.config, self.search
         centre, unit = search.centre, search.half_width
@@ -157,7 +162,8 @@ class _LatCo(Algorithm):
         """From start to goal, `(B' R, T + 1, D)`; features without weight stay as they are."""
         search, restarts = self.search, self.config.restarts
         start = search.start.repeat_interleave(restarts, 0)
-        goal = search.goal.repeat_interleave(restarts, 0)
+        goal = search.objective.target.first(search.start, restarts, search.goal_weight)
+        goal = goal.flatten(0, 1)
         goal = torch.where(search.goal_weight > 0, goal, start)
         progress = torch.linspace(0, 1, self.config.horizon + 1).to(start)[:, None]
         return torch.lerp(start[:, None], goal[:, None], progress).contiguous()
@@ -168,12 +174,16 @@ class _LatCo(Algorithm):
         search = self.search
         controls = (search.centre + search.half_width * self.actions).requires_grad_()
         states = self.trajectory.detach().requires_grad_()
-        goal = search.goal.repeat_interleave(self.config.restarts, 0)
+        problems = torch.arange(len(search.live), device=states.device)
+        owner = problems.repeat_interleave(self.config.restarts)
+        multipliers = search.multipliers
+        if multipliers is not None:
+            multipliers = multipliers.flatten(0, 1)
         with torch.enable_grad():
             prediction = predict(search.model, states[:, :-1], controls, self.config.max_rows)
             defect = (prediction - states[:, 1:]).square().sum(-1)
-            arrival = (search.goal_weight * (states[:, -1] - goal).square()).sum()
-            loss = (self.multiplier * defect).sum() + arrival
+            arrival = search.cost_of_rows(states, controls, owner, multipliers)
+            loss = (self.multiplier * defect).sum() + arrival.sum()
         by_state, by_action = torch.autograd.grad(loss, (states, controls), allow_unused=True)
         by_action = needed(by_action)
         return (

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity
 
 from grasp_planner.config import GraspConfig
+from grasp_planner.inputs import check_problem
 from grasp_planner.plan import Plan
 from grasp_planner.planner import GraspPlanner
 from grasp_planner.profiling.achieved import Achieved, achieved
@@ -160,7 +161,8 @@ def profile(
         plan(config)
     phases = shares(stopwatch, time.perf_counter() - begin)
     progress("measuring ceilings")
-    dynamics, _ = find_dynamics(world_model, config, start, None)
+    problem = check_problem(world_model, config, start, goal, None, None)
+    dynamics, _ = find_dynamics(world_model, config, problem)
     rates = achieved(config, start, dynamics, stopwatch.seconds, stopwatch.calls)
 
     progress("counting")
