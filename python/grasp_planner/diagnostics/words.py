@@ -68,16 +68,16 @@ def _conditioning(report: Report) -> str:
     )
     ends = [condition(row(objective, last), "condition_scaled") for objective in OBJECTIVES]
     if np.isfinite(ends).all():
-        better = "Shooting" if ends[0] < ends[1] else "Lifting"
+        better = "shooting" if ends[0] < ends[1] else "lifting"
         factor = shown(max(ends) / min(ends))
-        words += f"In these units {better.lower()} is the better conditioned, {factor} times. "
+        words += f"In these units {better} is the better conditioned, by a factor of {factor}. "
     starts = [row(objective, last, "search start") for objective in OBJECTIVES]
     down = [downward(one) for one in starts]
     flattest = starts[0]["hessian_largest"]
     if flattest is not None and flattest < FLAT:
         return words + (
             "Where a search begins, shooting is flat, to the digits of a computer: idle actions do "
-            f"not touch what the goal is about. Lifting's steepest downward curvature is "
+            "not touch what the goal is about. Lifting's steepest downward curvature is "
             f"{percent(down[1])} of its steepest upward one."
         )
     return words + (
