@@ -8,12 +8,12 @@
                                                                       p: `penalty_weight`
 
 `g` is the goal's nearest state. Weights may be schedules: a search goes by those of its iteration,
-plans are compared by the last ones. A constraint g_i <= 0 (or = 0: then without the max) costs
-`p g_i^2` where it is violated while its multiplier m_i is 0: the quadratic penalty. The augmented
-Lagrangian (Nocedal & Wright, *Numerical Optimization*, 2nd ed., ch. 17.4) raises multipliers, `m_i
-= max(0, m_i + 2 p g_i)`, until the constraints hold without an infinite p. Whatever the method, of
-two plans the one that violates less is better, and what is within `constraint_tolerance` is no
-violation.
+plans are compared by the ones that they end with. A constraint g_i <= 0 (or = 0: then without the
+max) costs `p g_i^2` where it is violated while its multiplier m_i is 0: the quadratic penalty. The
+augmented Lagrangian (Nocedal & Wright, *Numerical Optimization*, 2nd ed., ch. 17.4) raises
+multipliers, `m_i = max(0, m_i + 2 p g_i)`, until the constraints hold without an infinite p.
+Whatever the method, of two plans the one that violates less is better, and what is within
+`constraint_tolerance` is no violation.
 
 Symbols: b problems, R candidates each, T steps, D state features, A action features, C constraints.
 """
@@ -91,11 +91,15 @@ class Objective:
         return replace(self, target=self.target.take(rows), context=context)
 
     def weight(self, name: str, iteration: int | None) -> float:
-        """A weight of the config in iteration 1 ... total; None is the last one."""
-        total = max(self.total, 1)
-        k = total if iteration is None else min(max(iteration, 1), total)
+        """A weight of the config in iteration 1 ... total; None is the one it ends with.
+
+        That one is the schedule's `end` even where a single iteration never gets there.
+        """
         schedule: Schedule = getattr(self.config, name)
-        return schedule(k, total)
+        if iteration is None:
+            return schedule.start if schedule.end is None else schedule.end
+        total = max(self.total, 1)
+        return schedule(min(max(iteration, 1), total), total)
 
     # -------------------------------------- of plans: states (b, R, T + 1, D), actions (b, R, T, A)
 

@@ -10,10 +10,13 @@ Symbols: B problems, b of them, R candidates each, K states of a goal, T steps, 
 
 from __future__ import annotations
 
+import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
+from numbers import Real
 from typing import Any
 
 import torch
@@ -56,11 +59,12 @@ class Subset(Goal):
     def _target(self, start: Tensor, units: Tensor) -> Target:
         state = _states("goal.state", self.state, start)
         mask = torch.zeros_like(units)
-        for feature in self.features:
+        features = _whole_numbers("goal.features", self.features)
+        for feature in features:
             if not 0 <= feature < len(units):
                 raise ValueError(f"goal.features must be from 0 to {len(units) - 1}, got {feature}")
             mask[feature] = 1.0
-        if not len(self.features):
+        if not features:
             raise ValueError("goal.features must name a feature, got none")
         return Point(torch.where(mask > 0, state, start) / units, mask)
 
@@ -98,7 +102,14 @@ class Ball(Goal):
 
     def _target(self, start: Tensor, units: Tensor) -> Target:
         centre = _states("goal.centre", self.centre, start)
-        radius = torch.as_tensor(self.radius, dtype=start.dtype, device=start.device)
+        radius = self.radius
+        if not isinstance(radius, Tensor):
+            radius = start.new_tensor(_number("goal.radius", radius))
+        elif radius.device != start.device:
+            raise ValueError(
+                f"goal.radius must be on the device of start, {start.device}, got {radius.device}"
+            )
+        radius = radius.detach().to(start.dtype)
         if radius.dim() > 1 or (radius.dim() == 1 and len(radius) != len(start)):
             raise ValueError(f"goal.radius must be a number or (B,), got {tuple(radius.shape)}")
         if not bool((radius >= 0).all()):
@@ -139,7 +150,7 @@ class Waypoints(Goal):
 
     def _target(self, start: Tensor, units: Tensor) -> Target:
         states = _several("goal.states", self.states, start) / units
-        steps = None if self.steps is None else tuple(int(step) for step in self.steps)
+        steps = None if self.steps is None else _whole_numbers("goal.steps", self.steps)
         if steps is not None:
             if len(steps) != states.shape[1] - 1:
                 raise ValueError(
@@ -149,9 +160,10 @@ class Waypoints(Goal):
             falls = any(a >= b for a, b in pairwise(steps))
             if falls or min(steps, default=1) < 1:
                 raise ValueError(f"goal.steps must be rising from 1, got {steps}")
-        if not self.weight >= 0:
-            raise ValueError(f"goal.weight must be at least 0, got {self.weight}")
-        return Path(states[:, -1], states[:, :-1], steps, float(self.weight))
+        weight = _number("goal.weight", self.weight)
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"goal.weight must be at least 0 and finite, got {weight}")
+        return Path(states[:, -1], states[:, :-1], steps, weight)
 
 
 # -------------------------------------------------------------------- in the planner, in its units
@@ -329,6 +341,22 @@ def _row(value: Any, rows: Tensor) -> Any:
 def _beside(ours: Tensor, states: Tensor) -> Tensor:
     """`ours (..., b, D)` against `states (b, R, ..., D)`."""
     return ours.unflatten(-1, (*[1] * (states.dim() - 2), -1))
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    return float(value)
+
+
+def _whole_numbers(name: str, values: Any) -> tuple[int, ...]:
+    try:
+        given = tuple(values)
+        if any(isinstance(value, bool) for value in given):  # which is an index, too
+            raise TypeError("no ints")
+        return tuple(operator.index(value) for value in given)
+    except TypeError as error:
+        raise TypeError(f"{name} must be ints, got {values!r}") from error
 
 
 def _states(name: str, value: Any, start: Tensor, finite: bool = True) -> Tensor:

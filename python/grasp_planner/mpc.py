@@ -273,7 +273,10 @@ def _rows(name: str, value: Any) -> Tensor:
 
 
 def _ids(values: Sequence[int] | Tensor) -> Tensor:
-    ids = torch.as_tensor(values)
+    try:
+        ids = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"environment_ids must be (B,) int, got {values!r}") from error
     if ids.dim() != 1 or ids.dtype.is_floating_point or ids.dtype == torch.bool:
         raise TypeError(f"environment_ids must be (B,) int, got {tuple(ids.shape)} {ids.dtype}")
     if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= _STRIDE):

@@ -99,7 +99,8 @@ def limit() -> Any:
     """A field of None, a number, or one number per action feature."""
 
     def check(name: str, value: Any) -> Bound:
-        return float(value) if isinstance(value, Real) else _vector(name, value, -math.inf)
+        single = isinstance(value, Real) and not isinstance(value, bool)
+        return float(value) if single else _vector(name, value, -math.inf)
 
     return _checked(None, check)
 
@@ -150,6 +151,7 @@ class PlannerConfig:
         max_rows: how many (plan, time) rows the world model sees at once at most. It bounds memory
             and changes no result. >= 1; None is all.
         action_features: A, where neither warm-start actions, bounds nor the world model tell.
+            >= 1; None.
         seed: of all noise. 0 to 2**64 - 1; 0.
         stop_cost: a plan that costs at most this, within all constraints, is good enough: its
             problem takes no part in any later iteration, and costs no more time. >= 0; None never
@@ -164,6 +166,7 @@ class PlannerConfig:
         cost_weight: c, of that cost. >= 0; 1.
         constraints: of `Constraint`s, all of which plans are to keep. ().
         constraint_method: "augmented-lagrangian", or "penalty", which leaves multipliers at 0.
+            "augmented-lagrangian".
         penalty_weight: p, of squared violations. A number or a `Schedule`, > 0; 10.
         constraint_every: iterations (of `GraspPlanner`: syncs) between updates of the multipliers.
             >= 1; 1.
@@ -230,7 +233,10 @@ def _above_zero(name: str, value: float, shown: Any = None) -> float:
 def _vector(name: str, values: Any, low: float) -> tuple[float, ...]:
     """A sequence of numbers as a tuple of floats; infinite ones only where `low` is."""
     try:
-        numbers = tuple(float(v) for v in values)
+        given = tuple(values)
+        if any(isinstance(v, (str, bool)) for v in given):  # which float() takes for numbers
+            raise TypeError("no numbers")
+        numbers = tuple(float(v) for v in given)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be a sequence of numbers, got {values!r}") from error
     if any(math.isnan(v) or v < low or (v == math.inf and low > -math.inf) for v in numbers):

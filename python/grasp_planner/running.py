@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -207,13 +207,13 @@ class CheckpointMismatchError(ValueError):
 class Checkpoint:
     """A file that holds a search every so many iterations, so that it can go on from there."""
 
-    def __init__(self, path: str | os.PathLike[str] | None, every: int) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None, every: Any) -> None:
         if path is not None and not isinstance(path, (str, os.PathLike)):
             raise TypeError(f"checkpoint must be a path, got {type(path).__name__}")
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        if isinstance(every, bool) or not isinstance(every, Integral) or every < 1:
             raise ValueError(f"checkpoint_every must be an int of at least 1, got {every!r}")
         self._path = None if path is None else Path(path)
-        self._every = every
+        self._every = int(every)
         self._saved = 0
         self._identity = ""
 
@@ -268,6 +268,7 @@ def identity_of(planner: Any, problem: Problem) -> str:
     learned = [t for m in modules if m is not None for t in (*m.parameters(), *m.buffers())]
     for tensor in [*learned, *problem.tensors()]:
         digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
-        values = tensor.detach().cpu().contiguous().flatten()
+        # A copy: what has one number is contiguous whatever its stride, and no bytes to `view`.
+        values = tensor.detach().cpu().flatten().clone(memory_format=torch.contiguous_format)
         digest.update(values.view(torch.uint8).numpy().tobytes() if values.numel() else b"")
     return digest.hexdigest()

@@ -269,7 +269,8 @@ def test_progress_and_callback(kind: str) -> None:
     if "grasp" in kind:
         assert told == [0, 5, 10, 12]  # after the first rollout and every sync
     else:
-        assert sorted(set(told)) == heard
+        before = [0] if kind == "latco" else []  # which has rolled its first actions out by then
+        assert sorted(set(told)) == before + heard
         assert told == sorted(told)
     calls = [moment.model_calls for moment, _, _ in seen]
     assert all(a < b for a, b in pairwise(calls))

@@ -113,6 +113,7 @@ class _LatCo(Algorithm):
         self.multiplier = torch.full_like(self.actions[..., 0], config.initial_multiplier)
         self.state_memory: dict[str, Any] = {}
         self.action_memory: dict[str, Any] = {}
+        search.tell()  # of the rollouts above; there may be no iteration after them
 
     def step(self, k: int) -> int:
         config, search, unit = self.config, self.search, self.search.half_width
@@ -145,6 +146,11 @@ class _LatCo(Algorithm):
         search.model_calls += 2
         if k % (10 * config.multiplier_every) == 0 or k == config.iterations:
             search.rollout(self.plans())
+        if search.multipliers is not None:
+            # Constraints' multipliers rise by the states that this iteration moved: the last
+            # rollout is many iterations old, and of problems that may have left.
+            states = self.trajectory.unflatten(0, (-1, config.restarts))
+            search.seen(states, self.plans(), states.new_zeros(states.shape[:2]))
         return search.done(k)
 
     def box(self) -> tuple[Tensor, Tensor]:
