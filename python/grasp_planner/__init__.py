@@ -18,6 +18,7 @@ from grasp_planner.baselines import (
 from grasp_planner.config import GraspConfig
 from grasp_planner.goals import Alternatives, Ball, Goal, Region, Subset, Waypoints
 from grasp_planner.isolation import ModelFailureWarning
+from grasp_planner.latents import LatentModel
 from grasp_planner.lifted_newton import LiftedNewtonConfig, LiftedNewtonPlanner
 from grasp_planner.models import GeneralPathWarning
 from grasp_planner.mpc import MPC, Control
@@ -48,6 +49,7 @@ __all__ = [
     "ICEMPlanner",
     "LatCoConfig",
     "LatCoPlanner",
+    "LatentModel",
     "LiftedNewtonConfig",
     "LiftedNewtonPlanner",
     "MPPIConfig",

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from grasp_kernels.checks import MAX_MODES, NOISES, OPTIMIZERS, TERMINALS
-from grasp_planner.options import PlannerConfig, choice, integer, number, positive, schedule, vector
+from grasp_planner.options import (
+    PlannerConfig,
+    choice,
+    integer,
+    number,
+    positive,
+    schedule,
+    vector,
+)
 from grasp_planner.schedules import Schedule
 
 GAUSS_NEWTON = "gauss-newton"

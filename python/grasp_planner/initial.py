@@ -86,7 +86,8 @@ def initialise(plans: LiftedPlans) -> tuple[Tensor, Tensor]:
         )
     else:
         progress = torch.linspace(0, 1, steps + 1, dtype=actions.dtype, device=actions.device)
-        trajectory = torch.lerp(start[:, None], goal[:, None], progress[:, None])
+        state = start[:, : problem.state_features]
+        trajectory = torch.lerp(state[:, None], goal[:, None], progress[:, None])
     if config.initial_noise_scale and config.noise != "none":
         xi = state_noise(plans, iteration=INITIALISATION, first_step=1, steps=steps - 1)
         trajectory[:, 1:-1] += config.initial_noise_scale * xi

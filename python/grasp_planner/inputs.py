@@ -5,20 +5,24 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from grasp_kernels import gaussian_noise
 from grasp_kernels.checks import box_bounds
 from grasp_planner.blocks import average_blocks
-from grasp_planner.goals import Goal, Point, Target
+from grasp_planner.goals import Goal, Point, Subset, Target
+from grasp_planner.latents import LatentModel
 from grasp_planner.options import PlannerConfig
-from grasp_planner.world_model import WorldModel, module_of
+from grasp_planner.world_model import Rows, WorldModel, module_of
 
 #: What belongs to each problem and is handed to the user's functions: `(B, ...)` each.
 Context = Tensor | Mapping[str, Tensor]
 
+FATE = 2**32 - 2  # the iteration whose noise is a stochastic model's
 DTYPES = (torch.float32, torch.bfloat16, torch.float64, torch.float16)
 
 
@@ -45,6 +49,7 @@ class Problem:
     goal_feature_weight: Tensor | None
     action_low: Tensor | None
     action_high: Tensor | None
+    rows: Rows | None
 
     @property
     def count(self) -> int:
@@ -63,11 +68,11 @@ class Problem:
         """All that the plans depend on and settings do not tell."""
         context = [] if self.context is None else _tensors(self.context)
         given = [self.start_given, self.actions, self.problem_ids]
-        return [*given, *self.target.tensors(), *context]
+        return [*given, self.start, *self.target.tensors(), *context]
 
     @property
     def state_features(self) -> int:
-        return self.start.shape[1]
+        return self.goal.shape[1]
 
     @property
     def action_features(self) -> int:
@@ -83,18 +88,19 @@ def check_problem(
     plan_ids: Any,
     samples: int = 1,
     context: Any = None,
+    past_actions: Any = None,
 ) -> Problem:
     """The problem in the planner's own units, or an error that names what is wrong.
 
     `samples` is the most that each problem will be sampled by: ids leave room for so many.
     """
-    start = _state("start", start)
+    start, past_states = _start(world_model, start)
     if not isinstance(goal, Goal):
-        goal = _state("goal", goal)
-        if goal.shape != start.shape:
-            raise ValueError(
-                f"goal must have the shape of start, {tuple(start.shape)}, got {tuple(goal.shape)}"
-            )
+        goal = _goal(world_model, goal, start)
+    if isinstance(goal, Tensor) and goal.shape != start.shape:
+        raise ValueError(
+            f"goal must have the shape of start, {tuple(start.shape)}, got {tuple(goal.shape)}"
+        )
     for name, tensor in (("goal", goal), ("actions", actions), ("plan_ids", plan_ids)):
         if isinstance(tensor, Tensor) and tensor.device != start.device:
             raise ValueError(
@@ -114,23 +120,30 @@ def check_problem(
     low, high = _bounds(config, width, start)
 
     ids = _problem_ids(plan_ids, problems, samples, start.device)
-    scale = _vector("state_scale", config.state_scale, features, start, start.dtype)
+    vectors = partial(_vector, world_model, size=features, like=start)
+    scale = vectors("state_scale", config.state_scale, dtype=start.dtype)
     units = start.new_ones(features) if scale is None else scale
     compute = torch.float64 if start.dtype == torch.float64 else torch.float32
     given = getattr(config, "feature_weight", None)  # of the lifted loss, where there is one
-    weight = _vector("feature_weight", given, features, start, compute)
-    goal_weight = _vector(
-        "goal_feature_weight", config.goal_feature_weight, features, start, compute
-    )
+    weight = vectors("feature_weight", given, dtype=compute)
+    goal_weight = vectors("goal_feature_weight", config.goal_feature_weight, dtype=compute)
     target = Point(goal / units) if isinstance(goal, Tensor) else goal.target(start, units)
     goal_weight = weight if goal_weight is None else goal_weight
     if isinstance(target, Point) and target.mask is not None:
         ones = start.new_ones(features, dtype=compute)
         goal_weight = target.mask.to(compute) * (ones if goal_weight is None else goal_weight)
     measure = start.new_ones(features) if goal_weight is None else goal_weight.to(start.dtype)
+    rows, row = None, start / units
+    if isinstance(world_model, LatentModel):
+        rows = Rows(features, width, steps, world_model.history, world_model.noise_features)
+        past = _past_actions(past_actions, (problems, rows.history - 1, width), start)
+        noise = None if rows.noise == 0 else _fate(config, ids, rows, start.dtype)
+        row = rows.joined(torch.cat((past_states / units, row[:, None]), 1), past, noise)
+    elif past_actions is not None:
+        raise ValueError("past_actions is for a LatentModel with a history, which this is not")
     return Problem(
         start_given=start,
-        start=start / units,
+        start=row,
         goal=target.first(start / units, 1, measure)[:, 0].contiguous(),
         target=target,
         context=_context(context, start),
@@ -143,6 +156,7 @@ def check_problem(
         goal_feature_weight=goal_weight,
         action_low=low,
         action_high=high,
+        rows=rows,
     )
 
 
@@ -189,6 +203,79 @@ def check_snapshots(snapshots: Any, iterations: int) -> frozenset[int]:
         if not 0 <= k <= iterations:
             raise ValueError(f"snapshots must be from 0 to {iterations}, got {k}")
     return wanted
+
+
+def _start(world_model: Any, value: Any) -> tuple[Tensor, Tensor]:
+    """s_0 `(B, D)` and the states before it, `(B, H - 1, D)`."""
+    history = world_model.history if isinstance(world_model, LatentModel) else 1
+    if isinstance(value, Mapping):
+        value = _packed(world_model, "start", value)
+    if history == 1:
+        start = _state("start", value)
+        return start, start.new_empty(len(start), 0, start.shape[1])
+    if not isinstance(value, Tensor):
+        raise TypeError(f"start must be a tensor (B, H, D), got {type(value).__name__}")
+    value = value[None] if value.dim() == 2 else value
+    if value.dim() != 3 or value.shape[1] != history:
+        raise ValueError(
+            f"start must be the last {history} states, (B, {history}, D), got {tuple(value.shape)}"
+        )
+    states = _state("start", value.flatten(0, 1)).unflatten(0, value.shape[:2])
+    return states[:, -1].clone(), states[:, :-1]
+
+
+def _goal(world_model: Any, value: Any, start: Tensor) -> Tensor | Goal:
+    """A goal state `(B, D)`; of a dict that names some entries alone, the subset of theirs."""
+    if not isinstance(value, Mapping):
+        return _state("goal", value)
+    if not isinstance(world_model, LatentModel) or world_model.latents is None:
+        return _packed(world_model, "goal", value)  # which says why not
+    some = {name: value[name] for name in world_model.latents if name in value}
+    if len(some) < len(value) or not some:
+        return _packed(world_model, "goal", value)
+    blank = world_model.unpack(start)
+    state = _state("goal", world_model.pack({**blank, **some}, "goal"))
+    if len(some) == len(world_model.latents):
+        return state
+    columns = world_model.unpack(torch.arange(start.shape[1]))
+    return Subset(state, [c for name in some for c in columns[name].flatten().tolist()])
+
+
+def _packed(world_model: Any, name: str, value: Mapping[str, Tensor]) -> Tensor:
+    if not isinstance(world_model, LatentModel) or world_model.latents is None:
+        raise TypeError(f"{name} is a dict, so the world model must be a LatentModel with latents")
+    return world_model.pack(value, name)
+
+
+def _past_actions(actions: Any, shape: tuple[int, int, int], start: Tensor) -> Tensor:
+    if actions is None:
+        return start.new_zeros(shape)
+    if not isinstance(actions, Tensor):
+        raise TypeError(f"past_actions must be a tensor, got {type(actions).__name__}")
+    if tuple(actions.shape) != shape:
+        raise ValueError(
+            f"past_actions must be (B, H - 1, A) = {shape}, got {tuple(actions.shape)}"
+        )
+    if actions.dtype != start.dtype or actions.device != start.device:
+        raise TypeError(
+            f"past_actions must be {start.dtype} on {start.device} as start, "
+            f"got {actions.dtype} on {actions.device}"
+        )
+    _check_finite("past_actions", actions)
+    return actions.detach()
+
+
+def _fate(config: PlannerConfig, ids: Tensor, rows: Rows, dtype: torch.dtype) -> Tensor:
+    """The noise `(B, T, Z)` of a stochastic model, a function of seed and plan id."""
+    return gaussian_noise(
+        len(ids),
+        rows.steps,
+        rows.noise,
+        seed=config.seed,
+        iteration=FATE,
+        plan_ids=ids,
+        dtype=dtype,
+    )
 
 
 def _state(name: str, value: Any) -> Tensor:
@@ -295,10 +382,14 @@ def _problem_ids(plan_ids: Any, problems: int, repeats: int, device: torch.devic
 
 
 def _vector(
-    name: str, values: tuple[float, ...] | None, size: int, like: Tensor, dtype: torch.dtype
+    world_model: Any, name: str, values: Any, size: int, like: Tensor, dtype: torch.dtype
 ) -> Tensor | None:
     if values is None:
         return None
+    if values and isinstance(values[0], tuple):  # by name
+        if not isinstance(world_model, LatentModel):
+            raise TypeError(f"config.{name} is by name, so the world model must be a LatentModel")
+        values = world_model.weights(dict(values), f"config.{name}")
     if len(values) != size:
         raise ValueError(f"config.{name} must have D = {size} numbers, got {len(values)}")
     return torch.tensor(values, dtype=dtype, device=like.device)

@@ -67,7 +67,8 @@ class LiftedNewtonConfig(PlannerConfig):
         elite_noise: how near, at most. >= 0; 0.7.
         pool: the first round's best, which crossover draws from. >= 1; 64.
         cost_steps: Adam's steps on the whole cost after them, where the config adds to the goal's;
-            each costs two rollouts. >= 0; 15.
+            each costs two rollouts. They take the second-order steps' place for a world model of
+            windows or noise. >= 0; 15.
         cost_lr: their size, in units of half the box, falling to a tenth. > 0; 0.1.
         score_rollouts: noisy rollouts that a candidate is compared by; 0 compares exact costs
             alone. >= 0; 8.
@@ -224,6 +225,8 @@ class _Population(Algorithm):
     def refine(self, blocks: Tensor, states: Tensor) -> Tensor:
         """Second-order steps on the chosen candidates, toward the goal's state nearest to each."""
         search, config = self.search, self.config
+        if not search.model.markov:  # no Jacobian leads from one of its states to the next
+            return self.polished(blocks)
         count = blocks.shape[1]
         nearest = search.objective.target.nearest(states[:, :, -1], search.goal_weight)
         rows, goal = states.flatten(0, 1), nearest.flatten(0, 1)
@@ -347,10 +350,12 @@ class _Population(Algorithm):
         shape = (config.horizon, self.width)
         shake = search.normals(copies, *shape, STREAMS * config.rounds)[:, None]
         shake[:, :, 0] = 0
-        start_shake = search.normals(copies, 1, search.start.shape[1], STREAMS * config.rounds + 1)
+        features = search.problem.state_features
+        start_shake = search.normals(copies, 1, features, STREAMS * config.rounds + 1)
         start_shake[:, 0] = 0
         noisy = actions[:, :, None] + config.score_action_noise * search.half_width * shake
-        start = search.start[:, None] + config.score_state_noise * start_shake[:, :, 0]
+        start = search.start[:, None].repeat(1, copies, 1)
+        start[:, :, :features] += config.score_state_noise * start_shake[:, :, 0]
         start = start[:, None].expand(-1, count, -1, -1)
         noisy = search.clip(noisy).flatten(1, 2)
         states = search.imagine(noisy, start.flatten(1, 2))

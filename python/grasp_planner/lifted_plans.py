@@ -54,7 +54,8 @@ class LiftedPlans(Algorithm):
         search.best_cost = search.best_cost.to(self.schedule.dtype)  # as the lifted loss
         self.start = search.start.repeat_interleave(self.candidates, 0)
         target, weight = search.objective.target, search.goal_weight
-        self.goal = target.first(search.start, self.candidates, weight).flatten(0, 1).contiguous()
+        goals = target.first(search.start_state, self.candidates, weight)
+        self.goal = goals.flatten(0, 1).contiguous()
         candidate = torch.arange(self.candidates, device=self.start.device)
         ids = self.problem.problem_ids[:, None] * self.candidates + candidate
         self.plan_ids = ids.flatten()
@@ -79,7 +80,7 @@ class LiftedPlans(Algorithm):
         self.best_actions = self.actions.clone()
         # Of a plan without any finite rollout nothing is known but its start.
         self.best_states = torch.full_like(self.trajectory, torch.nan)
-        self.best_states[:, 0] = self.start
+        self.best_states[:, 0] = self.start[:, : self.problem.state_features]
         # False once a plan has met a NaN or an infinity anywhere.
         self.sound = torch.ones_like(self.active, dtype=torch.bool)
         self.first_judgement()
@@ -174,19 +175,20 @@ class LiftedPlans(Algorithm):
         """
         config, problem = self.config, self.problem
         goal_weight, noise_scale = self.schedule[k - 1]
-        gradient = torch.empty_like(self.actions)
+        gradient = torch.zeros_like(self.actions)
         for plans, first, last in self.blocks():
             block = self.trajectory[plans, first : last + 1]
+            seen = slice(first - min(self.model.history - 1, first), last)
             # Always a copy: the block moves before the model is differentiated, and the model's
             # graph may hold its input. A reshape of one plan, or of one step, would be a view.
-            states = block[:, :-1].clone(memory_format=torch.contiguous_format).flatten(0, 1)
+            states = self.trajectory[plans, seen].clone(memory_format=torch.contiguous_format)
             with torch.enable_grad():
-                actions = self.action_rows(plans, first, last)
-                prediction = self.model(states, actions)
+                actions = self.leaf(self.actions[plans, seen])
+                prediction = self.model.lifted(self.start[plans], states, actions, first)
             active = self.active[plans]
             loss, cotangent = lifted_step_(
                 block,
-                prediction.view_as(block[:, 1:]),
+                prediction,
                 self.goal[plans],
                 state_lr=config.state_lr * active,
                 goal_weight=goal_weight,
@@ -205,10 +207,7 @@ class LiftedPlans(Algorithm):
                 per_step=True,
             )
             step_loss[plans, first:last] = loss.total
-            action_gradient = self.model.action_gradient(
-                prediction, actions, cotangent.flatten(0, 1)
-            )
-            gradient[plans, first:last] = action_gradient.view(*cotangent.shape[:2], -1)
+            gradient[plans, seen] += self.model.action_gradient(prediction, actions, cotangent)
         return gradient
 
     def autograd_pass(self, k: int, step_loss: Tensor, extra: Tensor | None) -> Tensor:
@@ -216,17 +215,19 @@ class LiftedPlans(Algorithm):
         config, problem = self.config, self.problem
         goal_weight, noise_scale = self.schedule[k - 1]
         surrogate = self.surrogate
-        gradient = torch.empty_like(self.actions)
-        state_gradient = torch.zeros_like(self.trajectory) if extra is None else extra
+        gradient = torch.zeros_like(self.actions)
+        state_gradient = torch.zeros_like(self.trajectory)
         for plans, first, last in self.blocks():
             with torch.enable_grad():
-                block = self.trajectory[plans, first : last + 1].detach().requires_grad_()
-                actions = self.action_rows(plans, first, last)
+                lead = min(self.model.history - 1, first)
+                every = self.leaf(self.trajectory[plans, first - lead : last + 1])
+                block = every[:, lead:]
+                actions = self.leaf(self.actions[plans, first - lead : last])
                 scale = config.state_gradient_scale if surrogate is None else 0.0
-                states = scale_state_gradient(block[:, :-1], scale)
-                prediction = self.model(states.reshape(-1, problem.state_features), actions)
+                states = scale_state_gradient(every[:, :-1], scale)
+                prediction = self.model.lifted(self.start[plans], states, actions, first)
                 loss = lifted_loss(
-                    prediction.view_as(block[:, 1:]),
+                    prediction,
                     block,
                     self.goal[plans],
                     goal_weight=goal_weight,
@@ -234,15 +235,17 @@ class LiftedPlans(Algorithm):
                     per_step=True,
                 )
                 action_gradient, block_gradient, cotangent = torch.autograd.grad(
-                    loss.total.sum(), (actions, block, prediction), allow_unused=True
+                    loss.total.sum(), (actions, every, prediction), allow_unused=True
                 )
                 action_gradient = needed(action_gradient)
             step_loss[plans, first:last] = loss.total.detach()
-            gradient[plans, first:last] = action_gradient.view_as(gradient[plans, first:last])
-            state_gradient[plans, first : last + 1] += block_gradient
+            gradient[plans, first - lead : last] += action_gradient
+            state_gradient[plans, first - lead : last + 1] += block_gradient
             if surrogate is not None:
                 back = self.pulled_back(surrogate, states, actions, cotangent)
                 state_gradient[plans, first:last] += config.state_gradient_scale * back
+        if extra is not None:  # last of all, so that blocks of time change no bit of a sum
+            state_gradient += extra
         moving = self.trajectory[:, 1 : self.end]
         action_step_(
             moving,
@@ -260,8 +263,8 @@ class LiftedPlans(Algorithm):
     ) -> Tensor:
         """What a surrogate takes for `(dF/ds)^T cotangent`, `(n, t, D)`, in the planner's units."""
         units = self.problem.units
-        rows = (states.detach() * units).flatten(0, 1), actions.detach()
-        found: Any = surrogate(*rows, cotangent / units)
+        rows = (states.detach() * units).flatten(0, 1), actions.detach().flatten(0, 1)
+        found: Any = surrogate(*rows, (cotangent / units).flatten(0, 1))
         if not isinstance(found, Tensor) or found.shape != rows[0].shape:
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ValueError(f"surrogate must return (rows, D) {tuple(rows[0].shape)}, got {shape}")
@@ -298,10 +301,10 @@ class LiftedPlans(Algorithm):
             for last in range(steps, 0, -time_block):
                 yield slice(n, n + plan_block), max(last - time_block, 0), last
 
-    def action_rows(self, plans: slice, first: int, last: int) -> Tensor:
-        """The actions of a block as rows `(N T, A)`, a leaf of the graph to come."""
-        rows = self.actions[plans, first:last].reshape(-1, self.problem.action_features)
-        return rows.detach().requires_grad_()
+    @staticmethod
+    def leaf(values: Tensor) -> Tensor:
+        """A copy that a graph to come begins at; a view would be the variable itself."""
+        return values.clone(memory_format=torch.contiguous_format).requires_grad_()
 
     # ------------------------------------------------------------------------------ true rollouts
 

@@ -16,9 +16,11 @@ from grasp_kernels import MLPDynamics, UnsupportedModel, mlp_jacobians, mlp_roll
 from grasp_kernels.backends import choose
 from grasp_kernels.reference import block_sum
 from grasp_planner.plan import level_of_caller
-from grasp_planner.world_model import CheckedModel, WorldModel
+from grasp_planner.world_model import CheckedModel, Rows, WorldModel
 
 KERNELS = "MLP kernels"
+#: `PlannerConfig.precision` -> what the model is computed in; None is as it is.
+PRECISIONS = {"full": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class GeneralPathWarning(UserWarning):
@@ -43,6 +45,19 @@ class KernelModel:
         """`(dF/da)^T cotangent`."""
         (gradient,) = torch.autograd.grad(prediction, action, cotangent)
         return gradient
+
+    history, markov = 1, True
+
+    def lifted(self, start: Tensor, states: Tensor, actions: Tensor, first: int) -> Tensor:
+        """Next states `(N, t, D)` of states and actions `(N, t, ...)`, as `CheckedModel.lifted`."""
+        return self(states.flatten(0, 1), actions.flatten(0, 1)).unflatten(0, states.shape[:2])
+
+    def predict(
+        self, start: Tensor, states: Tensor, actions: Tensor, max_rows: int | None = None
+    ) -> Tensor:
+        """Next states `(N, T, D)`: rollouts of one step."""
+        rows, single = states.flatten(0, 1), actions.flatten(0, 1)[:, None]
+        return roll_out(self, rows, single, max_rows)[:, 1].view_as(states)
 
     def rollout(self, start: Tensor, actions: Tensor, max_rows: int | None = None) -> Tensor:
         """States `(N, T + 1, D)`; memory does not grow with T, so `max_rows` is met by itself."""
@@ -70,14 +85,6 @@ def roll_out(
     return torch.cat([model.rollout(*part, max_rows) for part in parts])
 
 
-def predict(
-    model: KernelModel | CheckedModel, states: Tensor, actions: Tensor, max_rows: int | None
-) -> Tensor:
-    """`F` of states `(N, T, D)` and actions `(N, T, A)`, all rows at once: one-step rollouts."""
-    rows, single = states.flatten(0, 1), actions.flatten(0, 1)[:, None]
-    return roll_out(model, rows, single, max_rows)[:, 1].view_as(states)
-
-
 def terminal_cost(states: Tensor, goal: Tensor, weight: Tensor) -> Tensor:
     """`sum_d w_d (s_T - g)_d^2` of states `(..., T + 1, D)`; inf where a state is not finite."""
     cost = block_sum(weight * (states[..., -1, :] - goal).square())
@@ -86,17 +93,22 @@ def terminal_cost(states: Tensor, goal: Tensor, weight: Tensor) -> Tensor:
 
 
 def open_model(
-    world_model: WorldModel, start: Tensor, state_scale: Tensor | None
+    world_model: WorldModel,
+    start: Tensor,
+    state_scale: Tensor | None,
+    rows: Rows | None = None,
+    precision: str = "full",
 ) -> KernelModel | CheckedModel:
     """The world model in the planner's units, by kernels where that is possible."""
-    dynamics, reason = describe(world_model, start, state_scale)
+    dynamics, reason = describe(world_model, start, state_scale, precision)
     if dynamics is None:
-        return CheckedModel(world_model, state_scale, path=f"general path: {reason}")
+        path = f"general path: {reason}"
+        return CheckedModel(world_model, state_scale, path, rows, PRECISIONS[precision])
     return KernelModel(dynamics)
 
 
 def describe(
-    world_model: Any, start: Tensor, state_scale: Tensor | None
+    world_model: Any, start: Tensor, state_scale: Tensor | None, precision: str = "full"
 ) -> tuple[MLPDynamics | None, str]:
     """The world model's description for kernels, in the planner's units; or None, and why not.
 
@@ -116,7 +128,9 @@ def describe(
     else:
         return None, "the world model is no MLPDynamics and offers none"
     backend = choose(start.device, start.dtype)
-    if start.dtype != dynamics.compute_dtype:
+    if precision == "float16":
+        reason = "the model is computed in float16"
+    elif start.dtype != dynamics.compute_dtype:
         reason = f"states are {start.dtype}"
     elif start.shape[1] != dynamics.state_features:
         reason = f"states have {start.shape[1]} features"  # the model's own error comes next
@@ -125,6 +139,8 @@ def describe(
     elif not _fits(backend, dynamics):
         reason = "the model is too wide for the GPU kernels"
     else:
+        if precision == "bfloat16":
+            dynamics = dynamics.to(torch.bfloat16)
         return dynamics.in_units(state_scale), KERNELS
     return None, reason
 

@@ -6,14 +6,16 @@ Symbols: B environments, T planned steps, D state features, A action features.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from grasp_planner.goals import Goal
+from grasp_planner.latents import LatentModel
 from grasp_planner.plan import Plan
 from grasp_planner.population import take
 from grasp_planner.running import Budget
@@ -21,6 +23,7 @@ from grasp_planner.search import Planner
 from grasp_planner.world_model import frozen
 
 Policy = Callable[[Tensor], Tensor]
+State = Tensor | Mapping[str, Tensor]
 
 TAILS = ("hold", "zero")
 _STRIDE = 2**20  # plan ids of one environment's plans are so far apart: noise is new in every plan
@@ -60,9 +63,9 @@ class MPC:
     new plan starts warm, from what is left of the old one. As planners give the same plan for the
     same plan id alone or in a batch, an environment is controlled the same whatever is beside it.
 
-    A plan is for T steps from now, always, and its cost is that of its end alone: which way it
-    takes there is free. With `execute` much below T the goal may thus stay ahead for ever; with
-    `execute` near T it is reached, and what is missed then is made up for by the next plan.
+    A plan is for T steps from now, always. Where its cost is that of its end alone, which way it
+    takes there is free, and with `execute` much below T the goal may stay ahead for ever: give the
+    config a `running_goal_weight`, so that it pays to be there early, or `execute` near T.
 
     Args:
         planner: whose config's `horizon` is T and whose `action_low`, `action_high` hold.
@@ -105,33 +108,42 @@ class MPC:
         self._ids = None if environment_ids is None else _ids(environment_ids)
         self._under_way: _Batch | None = None
 
-    def act(self, state: Tensor, goal: Tensor) -> Control:
+    def act(self, state: State, goal: State | Goal, **given: Any) -> Control:
         """The actions of one control step.
 
         Args:
-            state, goal: `(B, D)` (or `(D,)` for one environment); B stays the same until `reset`.
+            state, goal: `(B, D)` (or `(D,)` for one environment), or whatever else the planner's
+                `plan` takes as start and goal: dicts, windows `(B, H, D)`, a `Goal`. B stays the
+                same until `reset`.
+            given: `past_actions` and `context`, where `plan` needs them, a row per environment.
 
         Raises:
             TypeError, ValueError: an argument is wrong; it is named. No environment has moved on,
                 and the same step can be asked for again.
         """
-        state, goal = _rows("state", state), _rows("goal", goal)
-        if goal.shape != state.shape:
+        unknown = set(given) - {"past_actions", "context"}
+        if unknown:
+            raise TypeError(f"act takes past_actions and context beside, got {sorted(unknown)}")
+        state = _rows("state", state)
+        goal = goal if isinstance(goal, Goal) else _rows("goal", goal)
+        single = isinstance(state, Tensor) and state.dim() == 2
+        if single and isinstance(goal, Tensor) and goal.shape != state.shape:
             raise ValueError(
                 f"goal must have the shape of state, {tuple(state.shape)}, got {tuple(goal.shape)}"
             )
         begun = time.perf_counter()
-        batch = self._batch(state, goal)
-        due = batch.fresh | (goal != batch.goal).any(1)
+        batch = self._batch(state)
+        due = batch.fresh | _differs(goal, batch.goal, batch.fresh)
         due |= batch.steps >= self.execute * self.repeat
         # A planner may begin differently where it has a warm start; both kinds in one call would
         # make one environment's plan depend on its neighbours.
-        unknown = batch.actions.dim() == 1  # how wide an action is: ask, even without environments
+        no_width = batch.actions.dim() == 1  # how wide an action is: ask, even without environments
         for rows, warm in ((due & batch.fresh, False), (due & ~batch.fresh, True)):
-            if bool(rows.any()) or (unknown and not warm):
-                self._replan(batch, rows.nonzero()[:, 0], state, goal, warm, begun)
+            if bool(rows.any()) or (no_width and not warm):
+                asked = {"start": state, "goal": goal, **given}
+                self._replan(batch, rows.nonzero()[:, 0], asked, warm, begun)
         self._under_way = batch
-        batch.goal = goal.clone()
+        batch.goal = _copied(goal)
         actions = take(batch.actions, (batch.steps // self.repeat)[:, None])[:, 0]
         batch.steps += 1
         spent = 1e3 * (time.perf_counter() - begun)
@@ -155,33 +167,38 @@ class MPC:
 
     # ------------------------------------------------------------------------------------- planning
 
-    def _batch(self, state: Tensor, goal: Tensor) -> _Batch:
+    def _batch(self, state: State) -> _Batch:
         """The environments under way, or all that begin; an error if `state` is of others."""
-        if self._ids is not None and len(self._ids) != len(state):
+        entries = {"state": state} if isinstance(state, Tensor) else state
+        shapes = {name: tuple(value.shape) for name, value in entries.items()}
+        first = next(iter(entries.values()))
+        if self._ids is not None and len(self._ids) != len(first):
             raise ValueError(
                 f"state must have a row for each of {len(self._ids)} environment_ids, "
-                f"got {len(state)}"
+                f"got {len(first)}"
             )
         if self._under_way is None:
-            return _Batch.beginning(goal, self._ids)
-        if self._under_way.goal.shape != state.shape:
+            return _Batch.beginning(first, shapes, self._ids)
+        if self._under_way.shapes != shapes:
             raise ValueError(
-                f"state must be {tuple(self._under_way.goal.shape)} as before, "
-                f"got {tuple(state.shape)}; call reset() for other environments"
+                f"state must be {_told(self._under_way.shapes)} as before, "
+                f"got {_told(shapes)}; call reset() for other environments"
             )
         return self._under_way
 
     def _replan(
-        self, batch: _Batch, rows: Tensor, state: Tensor, goal: Tensor, warm: bool, begun: float
+        self, batch: _Batch, rows: Tensor, asked: dict[str, Any], warm: bool, begun: float
     ) -> None:
-        """New plans of the environments `rows`."""
+        """New plans of the environments `rows`, of all that `asked`."""
         ids = batch.ids[rows] + _STRIDE * batch.plans[rows]
         budget = self.time_budget_ms
         actions = self._shifted(batch, rows) if warm else None
         if budget is not None:  # what the other kind of environments left of it
             budget = max(budget - 1e3 * (time.perf_counter() - begun), 1e-3)
+        theirs = {name: _of(value, rows) for name, value in asked.items()}
+        start, goal = theirs.pop("start"), theirs.pop("goal")
         plan = self.planner.plan(
-            state[rows], goal[rows], actions=actions, plan_ids=ids, time_budget_ms=budget
+            start, goal, actions=actions, plan_ids=ids, time_budget_ms=budget, **theirs
         )
         batch.keep(rows, plan)
 
@@ -202,6 +219,9 @@ class MPC:
     def _followed(self, policy: Policy, state: Tensor, steps: int, like: Tensor) -> Tensor:
         """The policy's actions `(b, steps, A)` through the world model."""
         actions = []
+        model: Any = self.planner.world_model
+        if isinstance(model, LatentModel) and (model.history > 1 or model.noise_features):
+            raise ValueError("a tail policy needs a world model of single states without noise")
         with torch.no_grad(), frozen(self.planner.world_model):
             for _ in range(steps):
                 action: Any = policy(state)
@@ -210,7 +230,8 @@ class MPC:
                     found = tuple(action.shape) if isinstance(action, Tensor) else type(action)
                     raise ValueError(f"the tail policy must return (b, A) = {wanted}, got {found}")
                 actions.append(action.to(like))
-                state = self.planner.world_model(state, actions[-1])
+                found = model(state, actions[-1])
+                state = found[0] if isinstance(found, tuple) else found
         return torch.stack(actions, 1)
 
 
@@ -218,35 +239,40 @@ class MPC:
 class _Batch:
     """The environments under way: `(B, ...)` each."""
 
-    goal: Tensor
+    goal: Any
+    shapes: dict[str, tuple[int, ...]]  # of their states
     ids: Tensor
     fresh: Tensor  # begins an episode
     steps: Tensor  # control steps since the current plan was made
     plans: Tensor  # how many were made
     actions: Tensor  # of the current plan, (B, T, A)
-    ends: Tensor  # its last state, (B, D)
+    ends: Tensor  # its last state, (B, D), as the planner has it
     cost: Tensor
     out_of_time: Tensor
 
     @classmethod
-    def beginning(cls, goal: Tensor, ids: Tensor | None) -> _Batch:
-        rows = torch.arange(len(goal), device=goal.device)
+    def beginning(
+        cls, state: Tensor, shapes: dict[str, tuple[int, ...]], ids: Tensor | None
+    ) -> _Batch:
+        rows = torch.arange(len(state), device=state.device)
         none = torch.zeros_like(rows)
         return cls(
-            goal=goal.clone(),
+            goal=None,
+            shapes=shapes,
             ids=rows if ids is None else ids.to(rows.device),
             fresh=none == 0,
             steps=none.clone(),
             plans=none.clone(),
-            actions=goal.new_empty(0),
-            ends=goal.clone(),
+            actions=state.new_empty(0),
+            ends=state.new_empty(0),
             cost=torch.full_like(rows, torch.inf, dtype=torch.float64),
             out_of_time=none > 0,
         )
 
     def keep(self, rows: Tensor, plan: Plan) -> None:
         if self.actions.dim() == 1:  # the first plan tells how wide an action is
-            self.actions = plan.actions.new_zeros(len(self.goal), *plan.actions.shape[1:])
+            self.actions = plan.actions.new_zeros(len(self.ids), *plan.actions.shape[1:])
+            self.ends = plan.states.new_zeros(len(self.ids), plan.states.shape[2])
         self.actions[rows], self.ends[rows] = plan.actions, plan.states[:, -1]
         self.cost[rows] = plan.cost.to(self.cost.dtype)
         self.out_of_time[rows] = plan.out_of_time
@@ -264,12 +290,58 @@ def _count(name: str, value: int, most: int | None) -> int:
     return int(value)
 
 
-def _rows(name: str, value: Any) -> Tensor:
+def _rows(name: str, value: Any) -> Any:
+    """A row per environment: a tensor, or a dict of them."""
+    if isinstance(value, Mapping) and value and all(isinstance(v, Tensor) for v in value.values()):
+        return dict(value)
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a Tensor, got {type(value).__name__}")
-    if value.dim() not in (1, 2):
+    if value.dim() not in (1, 2, 3):
         raise ValueError(f"{name} must be (B, D) or (D,), got {tuple(value.shape)}")
     return value[None] if value.dim() == 1 else value
+
+
+def _of(value: Any, rows: Tensor) -> Any:
+    """What belongs to the environments `rows`."""
+    if isinstance(value, Mapping):
+        return {name: part[rows] for name, part in value.items()}
+    return value.take(rows) if isinstance(value, Goal) else value[rows]
+
+
+def _copied(goal: Any) -> Any:
+    """The same, whatever is done to the original."""
+    if isinstance(goal, Tensor):
+        return goal.clone()
+    if isinstance(goal, Mapping):
+        return {name: value.clone() for name, value in goal.items()}
+    return replace(goal, **{n: v.clone() for n, v in vars(goal).items() if isinstance(v, Tensor)})
+
+
+def _differs(goal: Any, before: Any, like: Tensor) -> Tensor:
+    """`(B,)` bool like `like`: whose goal is another than before."""
+    if type(goal) is not type(before):
+        return torch.ones_like(like)
+    parts = vars(goal) if isinstance(goal, Goal) else goal
+    others = vars(before) if isinstance(before, Goal) else before
+    if isinstance(goal, Tensor):
+        parts, others = {"goal": goal}, {"goal": before}
+    differs = torch.zeros_like(like)
+    for name, value in parts.items():
+        other = others.get(name)
+        if not isinstance(value, Tensor) or not isinstance(other, Tensor):
+            changed = torch.as_tensor(value is not other and value != other)
+        elif value.shape != other.shape:
+            changed = torch.tensor(True)
+        else:
+            per_row = value.dim() > 0 and len(value) == len(like)
+            apart = value != other
+            changed = apart.flatten(1).any(1) if per_row and value.dim() > 1 else apart.any()
+        differs = differs | changed.to(differs.device)
+    return differs
+
+
+def _told(shapes: dict[str, tuple[int, ...]]) -> str:
+    return str(shapes["state"]) if list(shapes) == ["state"] else str(shapes)
 
 
 def _ids(values: Sequence[int] | Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from grasp_kernels import lifted_newton_step_
 from grasp_planner.initial import plan_blocks
 from grasp_planner.matrix_free import matrix_free_calls, matrix_free_newton_step_
-from grasp_planner.models import KernelModel, predict, roll_out, terminal_cost
+from grasp_planner.models import KernelModel, roll_out, terminal_cost
 from grasp_planner.world_model import CheckedModel
 
 PRODUCTS = ("auto", "jacobians", "matrix-free")
@@ -142,7 +142,9 @@ def refine_lifted(
         if k % steps.jacobians_every == 0:
             linear = model.jacobians(trajectory[:, :-1], actions, steps.max_rows)
         else:  # a chord step: new defects, old Jacobians, and the price of a forward pass
-            prediction = predict(model, trajectory[:, :-1], actions, steps.max_rows)
+            prediction = model.predict(
+                trajectory[:, 0], trajectory[:, :-1], actions, steps.max_rows
+            )
             linear = (prediction, linear[1], linear[2])
         here = [trajectory.clone(), actions.clone(), *linear]
         found = steps.move_(trajectory, actions, linear, goal, damping)

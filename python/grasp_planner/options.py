@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
@@ -86,9 +86,15 @@ def choice(default: str, choices: Sequence[str]) -> Any:
 
 
 def vector(above_zero: bool = False) -> Any:
-    """A field of None or of sequences of finite numbers >= 0."""
+    """A field of None, of sequences of finite numbers >= 0, or of such numbers by name."""
 
-    def check(name: str, value: Any) -> tuple[float, ...]:
+    def check(name: str, value: Any) -> tuple[Any, ...]:
+        named = dict(value) if isinstance(value, Mapping) or _is_named(value) else {}
+        if named:
+            numbers = {n: _check_number(f"{name}[{n!r}]", x, 0.0) for n, x in named.items()}
+            if above_zero:
+                numbers = {n: _above_zero(name, x, named) for n, x in numbers.items()}
+            return tuple(numbers.items())
         values = _vector(name, value, 0.0)
         return tuple(_above_zero(name, v, values) for v in values) if above_zero else values
 
@@ -142,7 +148,8 @@ class PlannerConfig:
         horizon: T, time steps per plan. >= 1; 50.
         hold: steps that an action is held for: actions are constant over blocks of `hold` steps,
             the last of which may be shorter; a warm start is averaged over each block. >= 1; 1.
-        state_scale: (D,), the unit of each state feature; its standard deviation is a good choice.
+        state_scale: (D,), or, of a dict latent, a number by name for each entry, as all of (D,)
+            here: the unit of each state feature; its standard deviation is a good choice.
             The planner works on state / state_scale, so that one step size, one noise scale and one
             weight mean the same for every feature. > 0; None is 1.
         goal_feature_weight: w, (D,), on scaled states: a plan costs `sum_d w_d (s_T - g)_d^2` at
@@ -153,6 +160,9 @@ class PlannerConfig:
         action_features: A, where neither warm-start actions, bounds nor the world model tell.
             >= 1; None.
         seed: of all noise. 0 to 2**64 - 1; 0.
+        precision: what the world model is computed in: "full" is its own, "bfloat16" and "float16"
+            are autocast's (of the MLP kernels: bfloat16 weights); states, costs and steps stay as
+            they are. "full".
         stop_cost: a plan that costs at most this, within all constraints, is good enough: its
             problem takes no part in any later iteration, and costs no more time. >= 0; None never
             stops.
@@ -183,6 +193,7 @@ class PlannerConfig:
     max_rows: int | None = integer(None, 1)
     action_features: int | None = integer(None, 1)
     seed: int = integer(0, 0, 2**64 - 1)
+    precision: str = choice("full", ("full", "bfloat16", "float16"))
     stop_cost: float | None = number(None)
     running_goal_weight: float | Schedule = schedule(0.0)
     action_weight: float | Schedule = schedule(0.0)
@@ -206,6 +217,12 @@ class PlannerConfig:
     def blocks(self) -> int:
         """How many different actions a plan has: `ceil(horizon / hold)`."""
         return -(-self.horizon // self.hold)
+
+
+def _is_named(value: Any) -> bool:
+    """Whether a vector is in its normal form by name: pairs of a name and a number."""
+    pairs = isinstance(value, tuple) and all(isinstance(v, tuple) and len(v) == 2 for v in value)
+    return pairs and all(isinstance(name, str) for name, _ in value)
 
 
 def _check_int(name: str, value: Any, low: int, high: float) -> int:

@@ -38,8 +38,9 @@ class Plan:
             each has. With enough parallel hardware, time is proportional to it.
         finite: `(B,)` bool, False where every candidate of the problem went non-finite.
         backend: which kernels ran, and why those.
-        path: "whole-plan MLP kernels" or "MLP kernels" where the world model allowed them, else
-            "general path: " and the reason: the model was called from Python.
+        path: "whole-plan MLP kernels" or "MLP kernels" where the world model allowed them, the
+            latter with the reason where `GraspPlanner` could not have the former; else "general
+            path: " and the reason: the model was called from Python.
         snapshots: iteration -> virtual states `(B, R, T + 1, D)`, for the iterations asked for; NaN
             for problems that were done before.
         failures: problem (0 ... B - 1) -> why it could not be planned, where the world model raised

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from torch import Tensor
 
 from grasp_planner import whole_plan
-from grasp_planner.config import GraspConfig
+from grasp_planner.config import GAUSS_NEWTON, GraspConfig
 from grasp_planner.inputs import Problem
 from grasp_planner.lifted_plans import LiftedPlans, Surrogate
-from grasp_planner.models import KernelModel
+from grasp_planner.models import KERNELS, KernelModel
 from grasp_planner.search import Algorithm, Planner, Search
 from grasp_planner.world_model import CheckedModel, WorldModel
 
@@ -61,12 +61,21 @@ class GraspPlanner(Planner):
         return int(self.config.iterations)
 
     def _open(self, problem: Problem) -> KernelModel | CheckedModel:
-        dynamics, path = whole_plan.find_dynamics(self.world_model, self.config, problem)
-        if dynamics is None:
-            return CheckedModel(self.world_model, problem.state_scale, path)
-        return KernelModel(dynamics, path)
+        dynamics, why_not = whole_plan.find_dynamics(self.world_model, self.config, problem)
+        if dynamics is not None:
+            return KernelModel(dynamics, whole_plan.WHOLE_PLAN)
+        model = super()._open(problem)
+        model.path = model.path if model.path != KERNELS else f"{KERNELS} call by call: {why_not}"
+        if not model.markov and self.config.sync_optimizer == GAUSS_NEWTON:
+            raise ValueError(
+                "config.sync_optimizer 'gauss-newton' needs a world model of single states without "
+                "noise"
+            )
+        if not model.markov and self.surrogate is not None:
+            raise ValueError("surrogate needs a world model of single states without noise")
+        return model
 
     def _algorithm(self, search: Search) -> Algorithm:
-        if isinstance(search.model, KernelModel):
+        if search.model.path == whole_plan.WHOLE_PLAN:
             return whole_plan.WholePlans(search)
         return LiftedPlans(search, self.surrogate)

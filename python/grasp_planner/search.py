@@ -7,7 +7,7 @@ action features.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from typing import Any, ClassVar
 
@@ -73,12 +73,13 @@ class Planner(ABC):
 
     def plan(
         self,
-        start: Tensor,
-        goal: Tensor | Goal,
+        start: Tensor | Mapping[str, Tensor],
+        goal: Tensor | Mapping[str, Tensor] | Goal,
         *,
         actions: Tensor | None = None,
         plan_ids: Tensor | None = None,
         context: Context | None = None,
+        past_actions: Tensor | None = None,
         time_budget_ms: float | None = None,
         progress: Progress | bool | None = None,
         callback: Callback | None = None,
@@ -90,15 +91,18 @@ class Planner(ABC):
         """The best plan found for each of B problems.
 
         Args:
-            start: `(B, D)` (or `(D,)` for one problem), finite.
-            goal: the same, on the same device; or a `Goal`: a subset of features, a region,
-                waypoints, alternatives (`grasp_planner.goals`).
+            start: `(B, D)` (or `(D,)` for one problem), finite. Of a `LatentModel`, dicts where its
+                latents are, and with a history of H the last H states, `(B, H, D)` or the like.
+            goal: one state like it, on the same device (of a dict, some entries are enough); or a
+                `Goal`: a subset of features, a region, waypoints, alternatives
+                (`grasp_planner.goals`).
             actions: `(B, T, A)` warm start, one of the plans that are compared.
             plan_ids: `(B,)` int64, 0 <= id < 2**63 / samples of a problem: the name of each problem
                 for its noise; None is 0 ... B - 1. The same id gives the same plan alone, in a
                 batch, or in chunks.
             context: `(B, ...)`, or a dict of such tensors: what belongs to each problem and is
                 handed to the config's `cost` and `constraints`, N rows of it, as third argument.
+            past_actions: `(B, H - 1, A)`, that led to the last of H states; None is no action.
             time_budget_ms: milliseconds after which no further iteration begins: the best plan so
                 far is returned (by `GraspPlanner` after one more rollout), and `Plan.out_of_time`
                 says so. At least one iteration is made, or one launch of several where whole plans
@@ -132,6 +136,7 @@ class Planner(ABC):
                 plan_ids,
                 self._samples(),
                 context,
+                past_actions,
             )
             budget = Budget(time_budget_ms, problem.start.device)
             watch = Watch(progress, callback, callback_at)
@@ -159,7 +164,13 @@ class Planner(ABC):
 
     def _open(self, problem: Problem) -> KernelModel | CheckedModel:
         """The world model in the planner's units, by kernels where that is possible."""
-        return open_model(self.world_model, problem.start, problem.state_scale)
+        return open_model(
+            self.world_model,
+            problem.start,
+            problem.state_scale,
+            problem.rows,
+            self.config.precision,
+        )
 
     @abstractmethod
     def _algorithm(self, search: Search) -> Algorithm:
@@ -236,10 +247,10 @@ class Search:
         self.now = 1  # the iteration under way, whose weights a search goes by
         self.best_cost = self.start.new_full((problem.count,), torch.inf)
         self.best_actions = self.warm
-        states = self.start[:, None].expand(-1, self.config.horizon + 1, -1)
+        states = self.start_state[:, None].expand(-1, self.config.horizon + 1, -1)
         # Of a plan without any finite rollout nothing is known but its start.
         self.best_states = torch.full_like(states, torch.nan).contiguous()
-        self.best_states[:, 0] = self.start
+        self.best_states[:, 0] = self.start_state
         #: The problems that are still searched; `start`, `goal`, `warm`, all rollouts are theirs.
         self.live = torch.arange(problem.count, device=self.start.device)
         #: False where a live problem is good enough: what is found later changes nothing.
@@ -331,6 +342,11 @@ class Search:
             setattr(self, name, saved[name])
         for name, value in saved["variables"].items():
             setattr(self.algorithm, name, value)
+
+    @property
+    def start_state(self) -> Tensor:
+        """s_0 of the live problems, `(B', D)`: where a model of windows starts, its last state."""
+        return self.start[:, : self.problem.state_features]
 
     # ------------------------------------------------------------------------------ noise, bounds
 
@@ -442,7 +458,7 @@ class Search:
             gradient[block] = needed(part)[block]
             states.append(found.detach())
         self.model_calls += 2 * self.config.horizon
-        shape = (problems, candidates, self.config.horizon + 1, rows.shape[1])
+        shape = (problems, candidates, self.config.horizon + 1, self.problem.state_features)
         whole = (torch.cat(states) if states else rows.new_empty(shape)).view(shape)
         return whole, sum_blocks(gradient, self.config.hold).unflatten(0, (problems, candidates))
 

@@ -40,10 +40,12 @@ def find_dynamics(
     elif config.hold != 1:
         reason = f"actions are held for {config.hold} steps"
     else:
-        dynamics, reason = describe(world_model, problem.start, problem.state_scale)
+        dynamics, reason = describe(
+            world_model, problem.start, problem.state_scale, config.precision
+        )
         if dynamics is not None:
             return dynamics, WHOLE_PLAN
-    return None, f"general path: {reason}"
+    return None, reason
 
 
 class WholePlans(LiftedPlans):

@@ -7,7 +7,8 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,9 @@ from torch.utils.checkpoint import checkpoint
 class WorldModel(Protocol):
     """A map from states `(rows, D)` and actions `(rows, A)` to next states `(rows, D)`.
 
+    It may return a tuple, whose first is the next state. Dict latents, windows of history and
+    noise: see `LatentModel`.
+
     Rows are independent. The next state must depend on the action through autograd. An `nn.Module`
     is planned through in evaluation mode and left exactly as it was found; a plain function is
     called as it is. An attribute `action_features: int`, where there is one, gives A.
@@ -25,10 +29,21 @@ class WorldModel(Protocol):
     def __call__(self, state: Tensor, action: Tensor, /) -> Tensor: ...
 
 
-def module_of(world_model: Callable[..., Tensor]) -> nn.Module | None:
+class Wrapper:
+    """Something around a world model that is called in its place."""
+
+    world_model: Callable[..., Any]
+
+
+def module_of(world_model: Callable[..., Any]) -> nn.Module | None:
     """The module behind a world model: itself, or the owner of a bound method or a partial."""
-    while isinstance(world_model, functools.partial):
-        world_model = world_model.func
+    while True:
+        if isinstance(world_model, Wrapper):
+            world_model = world_model.world_model
+        elif isinstance(world_model, functools.partial):
+            world_model = world_model.func
+        else:
+            break
     owner = getattr(world_model, "__self__", world_model)
     return owner if isinstance(owner, nn.Module) else None
 
@@ -121,36 +136,91 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
+@dataclass(frozen=True)
+class Rows:
+    """What a plan starts from, as one row of numbers: `[s_0, past states, past actions, noise]`.
+
+    A model of single states without noise starts from its state alone.
+
+    Attributes:
+        state, action: D, A. history: H. noise: Z. steps: T.
+    """
+
+    state: int
+    action: int
+    steps: int
+    history: int = 1
+    noise: int = 0
+
+    def joined(self, states: Tensor, actions: Tensor, noise: Tensor | None) -> Tensor:
+        """Rows `(N, S)` of `states (N, H, D)`, the newest last, past `actions (N, H - 1, A)`, and
+        `noise (N, T, Z)`.
+        """
+        parts = [states[:, -1], states[:, :-1].flatten(1), actions.flatten(1)]
+        return torch.cat(parts if noise is None else [*parts, noise.flatten(1)], 1)
+
+    def split(self, start: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """State `(N, D)`, past states `(N, H - 1, D)` and actions `(N, H - 1, A)`, noise."""
+        past = self.history - 1
+        sizes = [self.state, past * self.state, past * self.action, self.steps * self.noise]
+        state, states, actions, noise = start.split(sizes, 1)
+        return (
+            state,
+            states.unflatten(1, (past, self.state)) if past else states[:, None, :0],
+            actions.unflatten(1, (past, self.action)) if past else actions[:, None, :0],
+            noise.unflatten(1, (self.steps, self.noise)) if self.noise else None,
+        )
+
+
 class CheckedModel:
     """A world model in units of `scale`, its answers checked: shape, and a path from the actions.
 
-    `scale` `(D,)` or None: states here are the world model's divided by it.
+    `scale` `(D,)` or None: states here are the world model's divided by it. `rows`: what plans
+    start from; None is a state. `precision`: what autocast computes the model in; None is as it is.
     """
 
     def __init__(
         self,
-        world_model: Callable[..., Tensor],
+        world_model: Callable[..., Any],
         scale: Tensor | None = None,
         path: str = "general path",
+        rows: Rows | None = None,
+        precision: torch.dtype | None = None,
     ) -> None:
         self.world_model = world_model
         self.scale = scale
         self.path = path
+        self.rows = rows
+        self.precision = precision
 
-    def __call__(self, state: Tensor, action: Tensor) -> Tensor:
+    @property
+    def history(self) -> int:
+        """H, states that the model looks at."""
+        return 1 if self.rows is None else self.rows.history
+
+    @property
+    def markov(self) -> bool:
+        """Whether the next state is a function of one state and one action alone."""
+        return self.rows is None or (self.rows.history == 1 and self.rows.noise == 0)
+
+    def __call__(self, state: Tensor, action: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Next states `(rows, D)` of `(rows, D)`, `(rows, A)`; of windows, `(rows, H, ...)`."""
         given = state if self.scale is None else state * self.scale
         versions = given._version, action._version
-        prediction = self._called(given, action)
+        prediction: Any = self._called(given, action, noise)
         if (given._version, action._version) != versions:
             raise ValueError("world_model changes its state or action input in place")
+        if isinstance(prediction, tuple) and prediction:  # (next state, extras)
+            prediction = prediction[0]
         if not isinstance(prediction, Tensor):
             raise TypeError(
                 "world_model must return a tensor of next states (rows, D), "
                 f"got {type(prediction).__name__}"
             )
-        if prediction.shape != state.shape:
+        wanted = (state.shape[0], state.shape[-1])
+        if prediction.shape != wanted:
             raise ValueError(
-                f"world_model must return next states of shape {tuple(state.shape)}, the shape of "
+                f"world_model must return next states of shape {wanted}, the shape of "
                 f"its state input, got {tuple(prediction.shape)}"
             )
         if action.requires_grad and not prediction.requires_grad:
@@ -161,10 +231,14 @@ class CheckedModel:
         prediction = prediction.to(state.dtype)
         return prediction if self.scale is None else prediction / self.scale
 
-    def _called(self, given: Tensor, action: Tensor) -> Tensor:
+    def _called(self, given: Tensor, action: Tensor, noise: Tensor | None = None) -> Any:
         """The world model's answer, or its error with what it was given."""
+        fate = () if noise is None else (noise,)
         try:
-            return self.world_model(given, action)
+            if self.precision is None:
+                return self.world_model(given, action, *fate)
+            with torch.autocast(given.device.type, dtype=self.precision):
+                return self.world_model(given, action, *fate)
         except Exception as error:
             if type(error).__module__ == checkpoint.__module__:
                 raise  # no failure: recomputation has all that it needs
@@ -187,29 +261,110 @@ class CheckedModel:
         (gradient,) = torch.autograd.grad(prediction, action, cotangent, allow_unused=True)
         return needed(gradient)
 
+    # --------------------------------------------------------------- one step from virtual states
+
+    def lifted(self, start: Tensor, states: Tensor, actions: Tensor, first: int) -> Tensor:
+        """Next states `(N, t, D)` of `t` steps from step `first` on, all in one batch.
+
+        `states`, `actions` `(N, lead + t, ...)` begin `lead = min(H - 1, first)` steps before;
+        `start (N, S)` has what was before step 0.
+        """
+        noise = None
+        if self.rows is not None:
+            _, past_states, past_actions, noise = self.rows.split(start)
+            missing = max(self.history - 1 - first, 0)
+            if missing:
+                states = torch.cat((past_states[:, -missing:], states), 1)
+                actions = torch.cat((past_actions[:, -missing:], actions), 1)
+        if self.history > 1:
+            states = states.unfold(1, self.history, 1).movedim(-1, 2)
+            actions = actions.unfold(1, self.history, 1).movedim(-1, 2)
+        if noise is not None:
+            noise = noise[:, first : first + states.shape[1]].flatten(0, 1)
+        rows = states.flatten(0, 1), actions.flatten(0, 1)
+        return self(*rows, noise).unflatten(0, states.shape[:2])
+
+    def predict(
+        self, start: Tensor, states: Tensor, actions: Tensor, max_rows: int | None = None
+    ) -> Tensor:
+        """Next states `(N, T, D)` of `states (N, T, D)`, `actions (N, T, A)`; of `max_rows` at a
+        time.
+        """
+        plans, steps = actions.shape[:2]
+        rows = max_rows or max(plans * steps, 1)
+        few, some = max(1, rows // max(steps, 1)), min(rows, steps)
+        parts = []
+        for n in range(0, max(plans, 1), few):
+            row = []
+            for first in range(0, steps, some):
+                lead = min(self.history - 1, first)
+                window = slice(first - lead, first + some)
+                given = states[n : n + few, window], actions[n : n + few, window]
+                row.append(self.lifted(start[n : n + few], *given, first))
+            parts.append(torch.cat(row, 1) if len(row) > 1 else row[0])
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    # ----------------------------------------------------------------------------- true rollouts
+
     def rollout(self, start: Tensor, actions: Tensor, max_rows: int | None = None) -> Tensor:
-        """States `(N, T + 1, D)` from `start (N, D)` under `actions (N, T, A)`, differentiable.
+        """States `(N, T + 1, D)` from `start (N, S)` under `actions (N, T, A)`, differentiable.
 
         With `max_rows`, the graph of at most that many rows is alive at a time: stretches of time
         are evaluated again on the way back (`torch.utils.checkpoint`), so memory does not grow with
         T.
         """
         plans, steps = actions.shape[:2]
+        window, noise, lead = [start], None, self.history - 1
+        if self.rows is not None:
+            state, past_states, past_actions, noise = self.rows.split(start)
+            window = [*past_states.unbind(1)[-lead:], state] if lead else [state]
+            actions = torch.cat((past_actions, actions), 1) if lead else actions
+        first_state = window[-1]
         stretch = steps if max_rows is None else max(1, max_rows // max(plans, 1))
-        if stretch >= steps or not (torch.is_grad_enabled() and actions.requires_grad):
-            return torch.stack([start, *self._steps(start, actions)], dim=1)
-        states, state = [start], start
+        differentiable = torch.is_grad_enabled() and actions.requires_grad
+        if lead and not differentiable:
+            return self._in_one_buffer(window, actions, noise)
+        if stretch >= steps or not differentiable:
+            return torch.stack([first_state, *self._steps(window, actions, noise)], dim=1)
+        states = [first_state]
         for first in range(0, steps, stretch):
-            part = actions[:, first : first + stretch]
+            part = actions[:, first : first + stretch + lead]
+            fate = None if noise is None else noise[:, first : first + stretch]
             rows = checkpoint(
-                lambda s, a: torch.stack(self._steps(s, a)),
-                state,
+                lambda a, fate, *w: torch.stack(self._steps(list(w), a, fate)),
                 part,
+                fate,
+                *window,
                 use_reentrant=False,
             )
             states.extend(rows.unbind(0))
-            state = rows[-1]
+            window = [*window, *rows.unbind(0)][-self.history :]
         return torch.stack(states, dim=1)
+
+    def _steps(self, window: list[Tensor], actions: Tensor, noise: Tensor | None) -> list[Tensor]:
+        """The states after each step, from the last H states under `actions (N, H - 1 + t, A)`."""
+        states = []
+        for t in range(actions.shape[1] - self.history + 1):
+            if self.history == 1:
+                given = window[0], actions[:, t]
+            else:
+                given = torch.stack(window, 1), actions[:, t : t + self.history]
+            state = self(*given, None if noise is None else noise[:, t])
+            states.append(state)
+            window = [*window[1:], state]
+        return states
+
+    def _in_one_buffer(self, window: list[Tensor], actions: Tensor, noise: Tensor | None) -> Tensor:
+        """The rollout `(N, T + 1, D)`: every window is a view of it."""
+        history, steps = self.history, actions.shape[1] - self.history + 1
+        buffer = window[0].new_empty(len(actions), history + steps, window[0].shape[1])
+        buffer[:, :history] = torch.stack(window, 1)
+        for t in range(steps):
+            given = buffer[:, t : t + history], actions[:, t : t + history]
+            buffer[:, t + history] = self(*given, None if noise is None else noise[:, t])
+        return buffer[:, history - 1 :]
+
+    # ----------------------------------------------------------------------------- linearisations
 
     def jacobians(
         self, states: Tensor, actions: Tensor, max_rows: int | None = None
@@ -251,13 +406,7 @@ class CheckedModel:
 
     def plain(self, state: Tensor, action: Tensor) -> Tensor:
         """The world model in units of `scale` and nothing else, for `torch.func` to transform."""
-        if self.scale is None:
-            return self._called(state, action).to(state.dtype)
-        return self._called(state * self.scale, action).to(state.dtype) / self.scale
-
-    def _steps(self, state: Tensor, actions: Tensor) -> list[Tensor]:
-        states = []
-        for action in actions.unbind(1):
-            state = self(state, action)
-            states.append(state)
-        return states
+        given = state if self.scale is None else state * self.scale
+        found = self._called(given, action)
+        found = found[0] if isinstance(found, tuple) else found
+        return found.to(state.dtype) if self.scale is None else found.to(state.dtype) / self.scale

@@ -9,7 +9,16 @@ import numpy as np
 import planner_cases as cases
 import pytest
 import torch
-from grasp_planner import MPC, Plan, Planner, PlannerConfig, tasks
+from grasp_planner import (
+    MPC,
+    GradientConfig,
+    GradientPlanner,
+    Plan,
+    Planner,
+    PlannerConfig,
+    Region,
+    tasks,
+)
 from grasp_planner.presets import make_planner
 from planner_cases import arithmetic
 from torch import Tensor
@@ -287,3 +296,65 @@ def test_a_budget_is_a_time(budget: Any) -> None:
     for kind in ("cem", "grasp"):
         with pytest.raises(ValueError, match="time_budget_ms must be a number above 0, got"):
             cases.planner(kind, arithmetic).plan(start, goal, time_budget_ms=budget)
+
+
+# --------------------------------------------------------------- costs, goals and latents in a loop
+
+
+def test_a_running_cost_arrives_however_little_is_executed() -> None:
+    """Every plan is for T steps from now; what counts is to be there early."""
+
+    def slide(state: Tensor, action: Tensor) -> Tensor:
+        return state + 0.1 * action
+
+    start, goal = torch.tensor([[0.0, 0.0], [0.5, -0.5]]), torch.tensor([[1.0, 0.6], [-0.5, 0.2]])
+    config = GradientConfig(
+        horizon=30,
+        action_low=-1.0,
+        action_high=1.0,
+        action_features=2,
+        iterations=30,
+        restarts=2,
+        running_goal_weight=1.0,
+    )
+    controller = MPC(GradientPlanner(slide, config), execute=1)
+    state = start
+    for _ in range(25):
+        state = slide(state, controller.act(state, goal).actions)
+    assert ((state - goal).norm(dim=1) < 0.1).all()
+
+
+def test_goals_of_many_states_in_a_loop() -> None:
+    planner = Scripted()
+    controller = MPC(planner, execute=3)
+    start = torch.zeros(2, D)
+    low, high = torch.zeros(2, D), torch.ones(2, D)
+    assert controller.act(start, Region(low, high)).replanned.all()
+    assert not controller.act(start, Region(low.clone(), high)).replanned.any()
+    other = high.clone()
+    other[1] += 1
+    assert controller.act(start, Region(low, other)).replanned.tolist() == [False, True]
+    assert torch.equal(planner.asked[-1]["goal"].high, other[1:])
+    assert controller.act(start, torch.zeros(2, D)).replanned.all()
+
+
+def test_dicts_windows_and_contexts_in_a_loop() -> None:
+    planner = Scripted()
+    controller = MPC(planner, execute=2)
+    state = {"place": torch.zeros(2, 3, 2), "speed": torch.ones(2, 3, 2)}
+    goal = {"place": torch.zeros(2, 2)}
+    given = {"past_actions": torch.zeros(2, 2, A), "context": {"spot": torch.arange(2)}}
+    planner.plan = lambda start, goal, **given: Scripted.plan(
+        planner, torch.zeros(len(start["place"]), D), goal, window=start, **given
+    )
+    assert controller.act(state, goal, **given).replanned.all()
+    controller.forget(torch.tensor([False, True]))
+    assert controller.act(state, goal, **given).replanned.tolist() == [False, True]
+    asked = planner.asked[-1]
+    assert asked["window"]["speed"].shape == (1, 3, 2)
+    assert asked["context"]["spot"].tolist() == [1]
+    assert asked["past_actions"].shape == (1, 2, A)
+    with pytest.raises(TypeError, match=r"act takes past_actions and context beside, got \['pas"):
+        controller.act(state, goal, past=given["past_actions"])
+    with pytest.raises(ValueError, match=r"state must be .*'place': \(2, 3, 2\).* as before"):
+        controller.act({"place": torch.zeros(3, 3, 2), "speed": torch.ones(3, 3, 2)}, goal)

@@ -257,7 +257,8 @@ WRONG_MODELS = {
     ),
     "ignores": (lambda s, a: s * 2, ValueError, "action"),
     "nothing": (lambda s, a: None, TypeError, "world_model must return a tensor.*NoneType"),
-    "tuple": (lambda s, a: (s, a), TypeError, "world_model must return a tensor.*tuple"),
+    "tuple": (lambda s, a: (a, s), ValueError, "world_model must return next states of shape"),
+    "empty tuple": (lambda s, a: (), TypeError, "world_model must return a tensor.*tuple"),
     "integers": (lambda s, a: (s + a.sum()).long(), (TypeError, ValueError), "world_model"),
 }
 

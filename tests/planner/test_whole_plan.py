@@ -141,11 +141,15 @@ def test_shipped_tasks_have_the_same_success(name: str, apart: int) -> None:
         ({"hold": 3}, "actions are held for 3 steps"),
     ],
 )
-def test_settings_that_need_the_general_path(changes: dict[str, Any], reason: str) -> None:
+def test_settings_that_whole_plans_do_not_know(changes: dict[str, Any], reason: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # it is no fault of the model's
         plan = GraspPlanner(model(), cases.config(**changes)).plan(*cases.problems(1))
-    assert plan.path == f"general path: {reason}"
+    assert plan.path == f"MLP kernels call by call: {reason}"
+    called = cases.config(**changes, action_features=cases.ACTION)
+    inner = model()
+    general = GraspPlanner(lambda s, a: inner(s, a), called).plan(*cases.problems(1))
+    torch.testing.assert_close(plan.cost, general.cost, rtol=1e-3, atol=1e-4)
 
 
 def test_float64_states_take_the_general_path() -> None:

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from grasp_kernels import action_step_
 from grasp_planner.blocks import hold_actions, sum_blocks
-from grasp_planner.models import predict
 from grasp_planner.options import PlannerConfig, choice, integer, number, positive
 from grasp_planner.population import fresh_actions
 from grasp_planner.schedules import geometric
@@ -167,8 +166,8 @@ class _LatCo(Algorithm):
     def straight_line(self) -> Tensor:
         """From start to goal, `(B' R, T + 1, D)`; features without weight stay as they are."""
         search, restarts = self.search, self.config.restarts
-        start = search.start.repeat_interleave(restarts, 0)
-        goal = search.objective.target.first(search.start, restarts, search.goal_weight)
+        start = search.start_state.repeat_interleave(restarts, 0)
+        goal = search.objective.target.first(search.start_state, restarts, search.goal_weight)
         goal = goal.flatten(0, 1)
         goal = torch.where(search.goal_weight > 0, goal, start)
         progress = torch.linspace(0, 1, self.config.horizon + 1).to(start)[:, None]
@@ -186,7 +185,8 @@ class _LatCo(Algorithm):
         if multipliers is not None:
             multipliers = multipliers.flatten(0, 1)
         with torch.enable_grad():
-            prediction = predict(search.model, states[:, :-1], controls, self.config.max_rows)
+            start = search.start.repeat_interleave(self.config.restarts, 0)
+            prediction = search.model.predict(start, states[:, :-1], controls, self.config.max_rows)
             defect = (prediction - states[:, 1:]).square().sum(-1)
             arrival = search.cost_of_rows(states, controls, owner, multipliers)
             loss = (self.multiplier * defect).sum() + arrival.sum()
