@@ -72,6 +72,15 @@ def test_phases_are_exclusive_and_add_up(tmp_path: Path) -> None:
     assert all(phase.seconds >= 0 for phase in found.phases)
 
 
+def test_what_a_cost_adds_is_a_phase(tmp_path: Path) -> None:
+    """Where the config adds to the goal's cost, and nowhere else."""
+    found = profiled(general, tmp_path, running_goal_weight=0.1)
+    calls = {phase.name: phase.calls for phase in found.phases}
+    assert calls["extra cost term"] == 6  # once an iteration
+    assert calls["fused step"] == 6
+    assert "extra cost term" not in {phase.name for phase in profiled(general, tmp_path).phases}
+
+
 def test_one_more_iteration_asks_for_the_models_operators(tmp_path: Path) -> None:
     found = profiled(general, tmp_path)
     by_name = found.iteration.by_name
@@ -233,6 +242,21 @@ def test_a_world_model_of_ones_own(attribute: str, own: Path) -> None:
         "profile.html",
         "trace.json",
     }
+
+
+def test_the_command_shows_what_a_weight_costs(own: Path) -> None:
+    out = own / "out"
+    weights = ["--running-goal-weight", "0.5", "--action-weight", "0.1"]
+    assert main(["profile", "own_world_model:Model", *QUICK, *weights, "--out", str(out)]) == 0
+    phases = json.loads((out / "profile.json").read_text())["phases"]
+    assert "extra cost term" in {phase["name"] for phase in phases}
+
+
+@pytest.mark.parametrize("bad", ["-1", "nan", "inf", "much"])
+def test_a_weight_that_is_none(bad: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["profile", "wall-single", *QUICK, f"--action-change-weight={bad}"])
+    assert "must be a finite number from 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

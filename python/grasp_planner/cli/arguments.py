@@ -51,6 +51,17 @@ def fraction(text: str) -> float:
     return value
 
 
+def weight(text: str) -> float:
+    """An argparse type: a finite number from 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:  # also for NaN
+        raise argparse.ArgumentTypeError(f"must be a finite number from 0, not {text!r}")
+    return value
+
+
 def task_name(text: str) -> str:
     """An argparse type: the full name of a task, of it or of its alias."""
     try:

@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import Tensor
 
 from grasp_planner import tasks
-from grasp_planner.cli.arguments import device, integer, positive, seed
+from grasp_planner.cli.arguments import device, integer, positive, seed, weight
 from grasp_planner.cli.plan import task_config
 from grasp_planner.config import GraspConfig
 from grasp_planner.profiling.page import page, tables
@@ -22,6 +22,12 @@ from grasp_planner.profiling.run import profile
 from grasp_planner.tasks import MissingExtraError
 
 USAGE = 2  # exit status: the command could not run as asked
+#: Weights that plans are asked for from here, to see what the term costs.
+COSTS = {
+    "running_goal_weight": "the mean squared distance to the goal on the way",
+    "action_weight": "the mean squared action",
+    "action_change_weight": "its mean squared change",
+}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -30,7 +36,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "profile",
         help="where the time of a plan goes",
         description="Plans through a shipped task's world model, or through your own, and says "
-        "where the time goes: model forward and VJP, fused step, action step, sync, Python; "
+        "where the time goes: model forward and VJP, fused step, what a cost adds to it, action "
+        "step, sync, Python; "
         "operator calls, kernel launches, allocations and host synchronisations per iteration; "
         "peak memory; on a GPU also power, energy, clocks and throttling. Writes profile.json, "
         "profile.html and trace.json (chrome://tracing, ui.perfetto.dev).",
@@ -46,6 +53,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--problems", type=positive, default=8, metavar="B", help="planned in one batch (8)")
     add("--iterations", type=integer(0), metavar="K", help="lifted iterations (the default's)")
     add("--candidates", type=positive, metavar="R", help="plans per problem (the default's)")
+    for name, what in COSTS.items():
+        flag = f"--{name.replace('_', '-')}"
+        add(flag, type=weight, metavar="W", help=f"of {what}, added to the cost (0)")
     add("--state-features", type=positive, metavar="D", help="of a world model of your own")
     add("--action-features", type=positive, metavar="A", help="of a world model of your own")
     add("--general", action="store_true", help="call by call, though whole-plan kernels would do")
@@ -91,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
 
 def load(args: argparse.Namespace) -> tuple[Any, GraspConfig, Tensor, Tensor]:
     """World model, settings and problems, as the arguments ask for them."""
-    changes = {name: getattr(args, name) for name in ("iterations", "candidates")}
+    changes = {name: getattr(args, name) for name in ("iterations", "candidates", *COSTS)}
     changes = {name: value for name, value in changes.items() if value is not None}
     if args.model in tasks.names():
         task = tasks.load(args.model)

@@ -25,6 +25,7 @@ PHASES: tuple[tuple[Any, str, str], ...] = (
     (CheckedModel, "__call__", "model forward"),
     (CheckedModel, "action_gradient", "model VJP"),
     (lifted_plans, "lifted_step_", "fused step"),
+    (LiftedPlans, "extra_term", "extra cost term"),
     (lifted_plans, "action_step_", "action step"),
     (LiftedPlans, "sync", "sync"),
     (LiftedPlans, "judge", "sync"),
