@@ -205,6 +205,7 @@ BAD_ARGUMENTS: dict[str, list[Any]] = {
     "goal": [None, 3.0, FIVE, torch.zeros(3, 4), torch.zeros(2, 4).double()],
     "actions": [[0.0], torch.zeros(2, 6, 2), torch.full((2, 7, 2), INF)],
     "plan_ids": [[0, 1], torch.zeros(2), torch.tensor([-1, 0]), torch.tensor([0])],
+    "past_actions": [[0.0], torch.zeros(2, 0, 2)],  # this model has no history
     "context": [3, {"a": 3}, torch.zeros(3), torch.tensor(1.0)],
     "time_budget_ms": [0, -1.0, NAN, True, "soon"],
     "progress": [3, "yes"],
