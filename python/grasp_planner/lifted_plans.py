@@ -21,7 +21,7 @@ from grasp_planner.costs import best_of, better, excess
 from grasp_planner.goals import AnyOf, Path, Point
 from grasp_planner.initial import initialise, plan_blocks, schedule_table, state_noise
 from grasp_planner.search import Algorithm, Search
-from grasp_planner.world_model import needed
+from grasp_planner.world_model import CheckedModel, needed
 
 #: `(state (rows, D), action (rows, A), cotangent (rows, D)) -> (rows, D)`
 Surrogate = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -176,35 +176,48 @@ class LiftedPlans(Algorithm):
         config, problem = self.config, self.problem
         goal_weight, noise_scale = self.schedule[k - 1]
         gradient = torch.zeros_like(self.actions)
+        compiled, traced = None, self.model
+        if isinstance(traced, CheckedModel) and traced.markov:
+            compiled = self.search.planner.accelerated().lifted
         for plans, first, last in self.blocks():
             block = self.trajectory[plans, first : last + 1]
             seen = slice(first - min(self.model.history - 1, first), last)
             # Always a copy: the block moves before the model is differentiated, and the model's
             # graph may hold its input. A reshape of one plan, or of one step, would be a view.
             states = self.trajectory[plans, seen].clone(memory_format=torch.contiguous_format)
+            active = self.active[plans]
+            added = None if extra is None else extra[plans, first : last + 1]
+            settings = {
+                "state_lr": config.state_lr * active,
+                "goal_weight": goal_weight,
+                "noise_scale": noise_scale * active,
+                "seed": config.seed,
+                "iteration": k,
+                "plan_ids": self.plan_ids[plans],
+                "noise": config.noise,
+                "modes": config.noise_modes,
+                "feature_weight": problem.feature_weight,
+                "terminal": self.terminal,
+                "first_step": first,
+                "horizon": config.horizon,
+            }
+            if compiled is not None:
+                given = (block, states, self.actions[plans, seen], self.goal[plans], added)
+                assert isinstance(traced, CheckedModel)
+                found = compiled(traced.unchecked, *given, **settings)
+                step_loss[plans, first:last], gradient[plans, first:last] = found
+                continue
             with torch.enable_grad():
                 actions = self.leaf(self.actions[plans, seen])
                 prediction = self.model.lifted(self.start[plans], states, actions, first)
-            active = self.active[plans]
             loss, cotangent = lifted_step_(
                 block,
                 prediction,
                 self.goal[plans],
-                state_lr=config.state_lr * active,
-                goal_weight=goal_weight,
-                noise_scale=noise_scale * active,
-                seed=config.seed,
-                iteration=k,
-                plan_ids=self.plan_ids[plans],
-                noise=config.noise,
-                modes=config.noise_modes,
-                feature_weight=problem.feature_weight,
-                terminal=self.terminal,
-                state_gradient=None if extra is None else extra[plans, first : last + 1],
-                state_gradient_scale=0.0 if extra is None else 1.0,
-                first_step=first,
-                horizon=config.horizon,
+                state_gradient=added,
+                state_gradient_scale=0.0 if added is None else 1.0,
                 per_step=True,
+                **settings,
             )
             step_loss[plans, first:last] = loss.total
             gradient[plans, seen] += self.model.action_gradient(prediction, actions, cotangent)

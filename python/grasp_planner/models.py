@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -98,12 +99,13 @@ def open_model(
     state_scale: Tensor | None,
     rows: Rows | None = None,
     precision: str = "full",
+    call: Callable[..., Any] | None = None,
 ) -> KernelModel | CheckedModel:
     """The world model in the planner's units, by kernels where that is possible."""
     dynamics, reason = describe(world_model, start, state_scale, precision)
     if dynamics is None:
         path = f"general path: {reason}"
-        return CheckedModel(world_model, state_scale, path, rows, PRECISIONS[precision])
+        return CheckedModel(world_model, state_scale, path, rows, PRECISIONS[precision], call)
     return KernelModel(dynamics)
 
 

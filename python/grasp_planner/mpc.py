@@ -126,11 +126,9 @@ class MPC:
             raise TypeError(f"act takes past_actions and context beside, got {sorted(unknown)}")
         state = _rows("state", state)
         goal = goal if isinstance(goal, Goal) else _rows("goal", goal)
-        single = isinstance(state, Tensor) and state.dim() == 2
-        if single and isinstance(goal, Tensor) and goal.shape != state.shape:
-            raise ValueError(
-                f"goal must have the shape of state, {tuple(state.shape)}, got {tuple(goal.shape)}"
-            )
+        shapes = [tuple(v.shape) for v in (state, goal) if isinstance(v, Tensor)]
+        if len(shapes) == 2 and len(shapes[0]) == 2 and shapes[0] != shapes[1]:
+            raise ValueError(f"goal must have the shape of state, {shapes[0]}, got {shapes[1]}")
         begun = time.perf_counter()
         batch = self._batch(state)
         due = batch.fresh | _differs(goal, batch.goal, batch.fresh)
@@ -169,7 +167,7 @@ class MPC:
 
     def _batch(self, state: State) -> _Batch:
         """The environments under way, or all that begin; an error if `state` is of others."""
-        entries = {"state": state} if isinstance(state, Tensor) else state
+        entries: Mapping[str, Tensor] = {"state": state} if isinstance(state, Tensor) else state
         shapes = {name: tuple(value.shape) for name, value in entries.items()}
         first = next(iter(entries.values()))
         if self._ids is not None and len(self._ids) != len(first):
@@ -230,8 +228,8 @@ class MPC:
                     found = tuple(action.shape) if isinstance(action, Tensor) else type(action)
                     raise ValueError(f"the tail policy must return (b, A) = {wanted}, got {found}")
                 actions.append(action.to(like))
-                found = model(state, actions[-1])
-                state = found[0] if isinstance(found, tuple) else found
+                moved: Any = model(state, actions[-1])
+                state = moved[0] if isinstance(moved, tuple) else moved
         return torch.stack(actions, 1)
 
 

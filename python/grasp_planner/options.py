@@ -163,6 +163,10 @@ class PlannerConfig:
         precision: what the world model is computed in: "full" is its own, "bfloat16" and "float16"
             are autocast's (of the MLP kernels: bfloat16 weights); states, costs and steps stay as
             they are. "full".
+        compile: "torch": `torch.compile` of a world model that is called from Python, and of
+            `GraspPlanner`'s lifted iteration around it, at the first plan (seconds to minutes) and
+            for the planner's life; "cuda-graph": its calls are captured, per shape, the last 8 of
+            them; "none". "none".
         stop_cost: a plan that costs at most this, within all constraints, is good enough: its
             problem takes no part in any later iteration, and costs no more time. >= 0; None never
             stops.
@@ -194,6 +198,7 @@ class PlannerConfig:
     action_features: int | None = integer(None, 1)
     seed: int = integer(0, 0, 2**64 - 1)
     precision: str = choice("full", ("full", "bfloat16", "float16"))
+    compile: str = choice("none", ("none", "torch", "cuda-graph"))
     stop_cost: float | None = number(None)
     running_goal_weight: float | Schedule = schedule(0.0)
     action_weight: float | Schedule = schedule(0.0)

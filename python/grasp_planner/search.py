@@ -17,6 +17,7 @@ from torch import Tensor
 import grasp_kernels
 from grasp_kernels import gaussian_noise
 from grasp_planner.blocks import sum_blocks
+from grasp_planner.compiled import Accelerated
 from grasp_planner.costs import Objective, best_of, better, excess
 from grasp_planner.goals import Goal
 from grasp_planner.inputs import Context, Problem, check_problem, check_snapshots
@@ -70,6 +71,7 @@ class Planner(ABC):
             )
         self.world_model = world_model
         self.config: Any = self.config_type() if config is None else config
+        self._accelerated: Accelerated | None = None
 
     def plan(
         self,
@@ -150,6 +152,12 @@ class Planner(ABC):
 
             return solve_apart(self, problem, solve)
 
+    def accelerated(self) -> Accelerated:
+        """How this planner calls its world model; what is compiled once stays so."""
+        if self._accelerated is None:
+            self._accelerated = Accelerated(self.world_model, self.config.compile)
+        return self._accelerated
+
     def _models(self) -> tuple[Callable[..., Tensor], ...]:
         """All that is learned and that plans depend on: left as it was, and told apart."""
         return (self.world_model,)
@@ -170,6 +178,7 @@ class Planner(ABC):
             problem.state_scale,
             problem.rows,
             self.config.precision,
+            self.accelerated().call,
         )
 
     @abstractmethod

@@ -6,7 +6,7 @@ import functools
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -177,6 +177,7 @@ class CheckedModel:
 
     `scale` `(D,)` or None: states here are the world model's divided by it. `rows`: what plans
     start from; None is a state. `precision`: what autocast computes the model in; None is as it is.
+    `call`: the model compiled or captured, for all but linearisations.
     """
 
     def __init__(
@@ -186,8 +187,10 @@ class CheckedModel:
         path: str = "general path",
         rows: Rows | None = None,
         precision: torch.dtype | None = None,
+        call: Callable[..., Any] | None = None,
     ) -> None:
         self.world_model = world_model
+        self.call = world_model if call is None else call
         self.scale = scale
         self.path = path
         self.rows = rows
@@ -203,11 +206,13 @@ class CheckedModel:
         """Whether the next state is a function of one state and one action alone."""
         return self.rows is None or (self.rows.history == 1 and self.rows.noise == 0)
 
-    def __call__(self, state: Tensor, action: Tensor, noise: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, state: Tensor, action: Tensor, noise: Tensor | None = None, compiled: bool = True
+    ) -> Tensor:
         """Next states `(rows, D)` of `(rows, D)`, `(rows, A)`; of windows, `(rows, H, ...)`."""
         given = state if self.scale is None else state * self.scale
         versions = given._version, action._version
-        prediction: Any = self._called(given, action, noise)
+        prediction: Any = self._called(given, action, noise, compiled)
         if (given._version, action._version) != versions:
             raise ValueError("world_model changes its state or action input in place")
         if isinstance(prediction, tuple) and prediction:  # (next state, extras)
@@ -231,14 +236,27 @@ class CheckedModel:
         prediction = prediction.to(state.dtype)
         return prediction if self.scale is None else prediction / self.scale
 
-    def _called(self, given: Tensor, action: Tensor, noise: Tensor | None = None) -> Any:
+    def _autocast(self, device: str) -> AbstractContextManager[Any]:
+        if self.precision is None:
+            return nullcontext()
+        return torch.autocast(device, dtype=self.precision)
+
+    def unchecked(self, state: Tensor, action: Tensor) -> Tensor:
+        """`__call__` and nothing else, for `torch.compile` to trace."""
+        with self._autocast(state.device.type):
+            given = state if self.scale is None else state * self.scale
+            found: Any = self.world_model(given, action)
+        found = found[0] if isinstance(found, tuple) else found
+        return found.to(state.dtype) if self.scale is None else found.to(state.dtype) / self.scale
+
+    def _called(
+        self, given: Tensor, action: Tensor, noise: Tensor | None = None, compiled: bool = True
+    ) -> Any:
         """The world model's answer, or its error with what it was given."""
         fate = () if noise is None else (noise,)
         try:
-            if self.precision is None:
-                return self.world_model(given, action, *fate)
-            with torch.autocast(given.device.type, dtype=self.precision):
-                return self.world_model(given, action, *fate)
+            with self._autocast(given.device.type):
+                return (self.call if compiled else self.world_model)(given, action, *fate)
         except Exception as error:
             if type(error).__module__ == checkpoint.__module__:
                 raise  # no failure: recomputation has all that it needs
@@ -390,7 +408,7 @@ class CheckedModel:
     def _jacobians(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.enable_grad():
             given = state.detach().requires_grad_(), action.detach().requires_grad_()
-            prediction = self(*given)
+            prediction = self(*given, compiled=False)
         units = torch.eye(state.shape[1], dtype=state.dtype, device=state.device)
         by_state, by_action = torch.autograd.grad(
             prediction,
@@ -407,6 +425,6 @@ class CheckedModel:
     def plain(self, state: Tensor, action: Tensor) -> Tensor:
         """The world model in units of `scale` and nothing else, for `torch.func` to transform."""
         given = state if self.scale is None else state * self.scale
-        found = self._called(given, action)
+        found = self._called(given, action, compiled=False)
         found = found[0] if isinstance(found, tuple) else found
         return found.to(state.dtype) if self.scale is None else found.to(state.dtype) / self.scale

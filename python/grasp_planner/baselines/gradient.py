@@ -74,29 +74,27 @@ class _Gradient(Algorithm):
     def __init__(self, search: Search) -> None:
         super().__init__(search)
         self.multiplier_rows = self.config.restarts
+        self.centre, self.unit = search.centre, search.half_width
+        self.low, self.high = ((end - self.centre) / self.unit for end in (search.low, search.high))
 
     def begin(self) -> None:
         config, search = self.config, self.search
-        centre, unit = search.centre, search.half_width
         blocks = config.spread * fresh_actions(search, config.restarts, 0)
-        blocks[:, 0] = (first_of_blocks(search.warm, config.hold) - centre) / unit
-        low, high = self.box()
-        self.moving = blocks.flatten(0, 1).contiguous().clamp_(low, high)
+        blocks[:, 0] = (first_of_blocks(search.warm, config.hold) - self.centre) / self.unit
+        self.moving = blocks.flatten(0, 1).contiguous().clamp_(self.low, self.high)
         self.memory: dict[str, Any] = {}
 
     def step(self, k: int) -> int:
         config, search = self.config, self.search
         _, gradient = search.cost_gradient(self.held())
-        gradient = search.half_width * gradient
-        gradient = torch.nan_to_num(gradient, 0.0, 0.0, 0.0)  # a broken plan stays
-        low, high = self.box()
+        gradient = torch.nan_to_num(self.unit * gradient, 0.0, 0.0, 0.0)  # a broken plan stays
         action_step_(
             self.moving,
             gradient.flatten(0, 1).contiguous(),
             self.memory,
             lr=config.lr_of(k),
-            low=low,
-            high=high,
+            low=self.low,
+            high=self.high,
             optimizer=config.optimizer,
             compare_bounds=False,
         )
@@ -105,14 +103,9 @@ class _Gradient(Algorithm):
     def finish(self) -> None:
         self.search.finish(self.held())
 
-    def box(self) -> tuple[Tensor, Tensor]:
-        search = self.search
-        centre, unit = search.centre, search.half_width
-        return (search.low - centre) / unit, (search.high - centre) / unit
-
     def held(self) -> Tensor:
         """The plans' actions, `(B', R, T, A)`."""
         config, search = self.config, self.search
-        blocks = search.centre + search.half_width * self.moving
+        blocks = self.centre + self.unit * self.moving
         blocks = search.clip(blocks.unflatten(0, (-1, config.restarts)))
         return hold_actions(blocks, config.hold, config.horizon)

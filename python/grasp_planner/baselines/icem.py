@@ -83,6 +83,10 @@ class _ICEM(Algorithm):
 
     variables: ClassVar = ("mean", "std", "kept")
 
+    def __init__(self, search: Search) -> None:
+        super().__init__(search)
+        self.shape = colouring(self.config.blocks, self.config.colour).to(search.warm)
+
     def begin(self) -> None:
         config: ICEMConfig = self.config
         self.mean = first_of_blocks(self.search.warm, config.hold)
@@ -91,7 +95,7 @@ class _ICEM(Algorithm):
 
     def step(self, k: int) -> int:
         config, search, mean = self.config, self.search, self.mean
-        shape = colouring(config.blocks, config.colour).to(mean)
+        shape = self.shape
         noise = coloured(search.normals(config.samples_of(k), len(shape), mean.shape[2], k), shape)
         sampled = search.clip(mean[:, None] + self.std[:, None] * noise)
         blocks = torch.cat((sampled, self.kept), 1)

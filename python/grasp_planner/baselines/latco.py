@@ -94,15 +94,15 @@ class _LatCo(Algorithm):
     def __init__(self, search: Search) -> None:
         super().__init__(search)
         self.multiplier_rows = self.config.restarts
+        self.centre, self.unit = search.centre, search.half_width
+        self.low, self.high = ((end - self.centre) / self.unit for end in (search.low, search.high))
 
     def begin(self) -> None:
         config, search = self.config, self.search
-        centre, unit = search.centre, search.half_width
         blocks = config.spread * fresh_actions(search, config.restarts, 0)
         first = hold_actions(blocks, config.hold, config.horizon)
-        first[:, 0] = (search.warm - centre) / unit
-        low, high = self.box()
-        self.actions = first.flatten(0, 1).contiguous().clamp_(low, high)
+        first[:, 0] = (search.warm - self.centre) / self.unit
+        self.actions = first.flatten(0, 1).contiguous().clamp_(self.low, self.high)
         search.rollout(search.warm[:, None])
         if config.initialization == "linear":
             self.trajectory = self.straight_line()
@@ -115,7 +115,7 @@ class _LatCo(Algorithm):
         search.tell()  # of the rollouts above; there may be no iteration after them
 
     def step(self, k: int) -> int:
-        config, search, unit = self.config, self.search, self.search.half_width
+        config, search = self.config, self.search
         defect, state_gradient, action_gradient = self.gradients()
         moving = self.trajectory[:, 1:].contiguous()
         action_step_(
@@ -127,14 +127,13 @@ class _LatCo(Algorithm):
         )
         self.trajectory[:, 1:] = moving
         held = hold_actions(sum_blocks(action_gradient, config.hold), config.hold, config.horizon)
-        low, high = self.box()
         action_step_(
             self.actions,
-            (unit * held).contiguous(),
+            (self.unit * held).contiguous(),
             self.action_memory,
             lr=config.action_lr * config.lr_of(k),
-            low=low,
-            high=high,
+            low=self.low,
+            high=self.high,
             optimizer="adam",
             compare_bounds=False,
         )
@@ -152,15 +151,10 @@ class _LatCo(Algorithm):
             search.seen(states, self.plans(), states.new_zeros(states.shape[:2]))
         return search.done(k)
 
-    def box(self) -> tuple[Tensor, Tensor]:
-        search = self.search
-        centre, unit = search.centre, search.half_width
-        return (search.low - centre) / unit, (search.high - centre) / unit
-
     def plans(self) -> Tensor:
         """The plans' actions, `(B', R, T, A)`."""
         search = self.search
-        actions = search.clip(search.centre + search.half_width * self.actions)
+        actions = search.clip(self.centre + self.unit * self.actions)
         return actions.unflatten(0, (-1, self.config.restarts))
 
     def straight_line(self) -> Tensor:
@@ -177,7 +171,7 @@ class _LatCo(Algorithm):
         """Squared defects `(B' R, T)`, gradients for states 1 ... T and for actions: one batch of
         one-step rollouts, and its adjoint. What is not finite is 0."""
         search = self.search
-        controls = (search.centre + search.half_width * self.actions).requires_grad_()
+        controls = (self.centre + self.unit * self.actions).requires_grad_()
         states = self.trajectory.detach().requires_grad_()
         problems = torch.arange(len(search.live), device=states.device)
         owner = problems.repeat_interleave(self.config.restarts)
