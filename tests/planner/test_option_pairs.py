@@ -270,14 +270,13 @@ def test_a_combination(kind: str, row: dict[str, Any], tmp_path: Path) -> None:
         assert cases.same_plans(saved, plan)
         assert iterations == list(range(1, plan.iterations + 1))
     # Again: all rows at once, nobody watches, no clock runs.
-    exact = row["numbers"] != "kernels" or plan.path.endswith("MLP kernels")
-    if exact and not chunks_round_differently(kind, row):
+    assert ("MLP kernels" in plan.path) == (row["numbers"] == "kernels")
+    if not chunks_round_differently(kind, row):
         settings["max_rows"] = None
     free = planner_of(kind, model, settings).plan(start, goal, **given)
     assert cases.same_plans(free, plan)
     assert cases.same_bits(free.violation, plan.violation)
-    if exact:  # else the model's matrix products round differently beside other rows
-        alone_as_in_the_batch(planner, plan, start, goal, given, count - 1)
+    alone_as_in_the_batch(planner, plan, start, goal, given, count - 1)
 
 
 def chunks_round_differently(kind: str, row: dict[str, Any]) -> bool:
