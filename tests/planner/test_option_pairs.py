@@ -271,20 +271,10 @@ def test_a_combination(kind: str, row: dict[str, Any], tmp_path: Path) -> None:
         assert iterations == list(range(1, plan.iterations + 1))
     # Again: all rows at once, nobody watches, no clock runs.
     assert ("MLP kernels" in plan.path) == (row["numbers"] == "kernels")
-    if not chunks_round_differently(kind, row):
-        settings["max_rows"] = None
-    free = planner_of(kind, model, settings).plan(start, goal, **given)
+    free = planner_of(kind, model, {**settings, "max_rows": None}).plan(start, goal, **given)
     assert cases.same_plans(free, plan)
     assert cases.same_bits(free.violation, plan.violation)
     alone_as_in_the_batch(planner, plan, start, goal, given, count - 1)
-
-
-def chunks_round_differently(kind: str, row: dict[str, Any]) -> bool:
-    """Where the last bits do depend on `max_rows`, which they should not: `GraspPlanner` adds what
-    flows back through the state input to the extra cost term's gradient chunk by chunk.
-    """
-    plain = (row["goal"], row["added"], row["constraints"]) == ("state", "nothing", "none")
-    return kind == "grasp" and row["state_gradient_scale"] > 0 and not plain
 
 
 def check_plan(
