@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan test test-slow lint format train train-surrogates state-gradients bench bench-report performance bench-step bench-plan table tune aot clean
+.PHONY: help setup plan test test-slow lint format train train-surrogates state-gradients keep-out bench bench-report performance bench-step bench-plan table tune aot clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -54,6 +54,9 @@ train-surrogates: setup ## fit the shipped surrogates of state gradients: out/tr
 
 state-gradients: setup ## stop, scale, pass or replace the state gradient, and write docs/state-gradients.md
 	$(BIN)/python bench/state_gradients.py $(STATE_GRADIENTS)
+
+keep-out: setup ## penalty against augmented Lagrangian: tables and figure of docs/planning.md (minutes)
+	$(BIN)/python bench/keep_out.py --page docs/planning.md --figure docs/keep-out.png
 
 bench: setup ## CPU microbenchmarks by pytest-benchmark; saved for its compare and histogram: out/benchmarks
 	$(BIN)/python -m pytest bench/test_microbenchmarks.py --benchmark-storage=file://out/benchmarks \

@@ -159,6 +159,8 @@ def outside(config: type[PlannerConfig], annotation: str, allowed: str) -> Itera
     if "Schedule" in annotation and not closed:
         yield Schedule(low)
         yield Schedule(1.0, low, "linear")
+    if "Schedule" in annotation and high[0].isdigit():
+        yield Schedule(low, float(high) + step, "linear")
 
 
 WRONG_TYPES: list[tuple[Callable[[str], bool], list[Any]]] = [
