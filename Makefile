@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan test test-slow lint format train train-surrogates state-gradients keep-out bench bench-report performance bench-step bench-plan table tune aot clean
+.PHONY: help setup plan test test-slow lint format train train-surrogates state-gradients keep-out early-stop bench bench-report performance bench-step bench-plan table tune aot clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -57,6 +57,9 @@ state-gradients: setup ## stop, scale, pass or replace the state gradient, and w
 
 keep-out: setup ## penalty against augmented Lagrangian: tables and figure of docs/planning.md (minutes)
 	$(BIN)/python bench/keep_out.py --page docs/planning.md --figure docs/keep-out.png
+
+early-stop: setup ## every planner with and without an early stop, and write docs/early-stop.md (minutes)
+	$(BIN)/python bench/early_stop.py $(EARLY_STOP)
 
 bench: setup ## CPU microbenchmarks by pytest-benchmark; saved for its compare and histogram: out/benchmarks
 	$(BIN)/python -m pytest bench/test_microbenchmarks.py --benchmark-storage=file://out/benchmarks \

@@ -56,7 +56,8 @@ class GraspConfig(PlannerConfig):
         feature_weight: w, (D,), on scaled states, of the lifted loss; the rollout's cost has it too
             unless `goal_feature_weight` is given. >= 0; None is 1.
         state_gradient_scale: 0 (GRASP) differentiates the model for actions only; up to 1 lets the
-            gradient through its state input back in. 0 to 1; 0.
+            gradient through its state input back in, or a surrogate's. A number or a `Schedule`, 0
+            to 1; 0.
         sync_every: iterations between syncs through the true rollout; 0 never. >= 0; 50.
         sync_steps: gradient steps on the actions in each sync. >= 0; 10.
         sync_lr: their size, as `action_lr`. > 0; 0.05.
@@ -81,7 +82,7 @@ class GraspConfig(PlannerConfig):
     initialization: str = choice("linear", ("linear", "rollout"))
     terminal: str = choice("fixed", TERMINALS)
     feature_weight: tuple[float, ...] | None = vector()
-    state_gradient_scale: float = number(0.0, 0.0, 1.0)
+    state_gradient_scale: float | Schedule = schedule(0.0, most=1.0)
     sync_every: int = integer(50, 0)
     sync_steps: int = integer(10, 0)
     sync_lr: float = positive(0.05)

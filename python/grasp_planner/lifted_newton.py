@@ -19,9 +19,9 @@ from grasp_kernels import action_step_
 from grasp_planner.blocks import first_of_blocks, hold_actions
 from grasp_planner.costs import excess
 from grasp_planner.newton import PRODUCTS, NewtonSteps, refine_by_rollout, refine_lifted
-from grasp_planner.options import PlannerConfig, choice, integer, number, positive
+from grasp_planner.options import PlannerConfig, choice, integer, number, positive, schedule
 from grasp_planner.population import fresh_actions, pick, smallest, take, uniform
-from grasp_planner.schedules import geometric
+from grasp_planner.schedules import Schedule, geometric
 from grasp_planner.search import Algorithm, Planner, Search
 
 # Which iteration's noise is whose: a round has so many of its own, for sampling and for scoring.
@@ -75,7 +75,8 @@ class LiftedNewtonConfig(PlannerConfig):
         score_action_noise: of each step. >= 0; 0.05.
         score_state_noise: of the start. >= 0; 0.05.
         effort_weight: of the mean squared action e, as `e / (1 + e)`, in the score of a candidate
-            that arrives: models err most where actions are large. 0 to 1; 0.25.
+            that arrives: models err most where actions are large. A number or a `Schedule` over
+            rounds, 0 to 1; 0.25.
         score_scale: a cost c counts as `c / (c + s)`, where s is this times the sum of the goal
             weights: below s a plan has arrived, above it is lost. > 0; 0.025.
     """
@@ -106,7 +107,7 @@ class LiftedNewtonConfig(PlannerConfig):
     score_rollouts: int = integer(8, 0)
     score_action_noise: float = number(0.05)
     score_state_noise: float = number(0.05)
-    effort_weight: float = number(0.25, 0.0, 1.0)
+    effort_weight: float | Schedule = schedule(0.25, most=1.0)
     score_scale: float = positive(0.025)
 
     def __post_init__(self) -> None:
@@ -376,6 +377,12 @@ class _Population(Algorithm):
         exact, noisy = share[:, :, 0], share[:, :, min(1, copies - 1) :].mean(2)
         effort = ((actions - search.centre) / search.half_width).square().mean((2, 3))
         # Bounded, and only as far as a plan arrives: no plan that is lost wins by being lazy.
-        gentle = config.effort_weight * effort / (1 + effort) * (1 - exact) * (1 - noisy)
+        gentle = (
+            config.effort_weight(search.now, config.rounds)
+            * effort
+            / (1 + effort)
+            * (1 - exact)
+            * (1 - noisy)
+        )
         robust = torch.where(torch.isfinite(exact + noisy), exact + noisy + gentle, torch.inf)
         return robust, exact_states, judged, violation

@@ -17,7 +17,7 @@ from grasp_kernels.reference import block_sum
 from grasp_planner import newton
 from grasp_planner.blocks import hold_actions, sum_blocks
 from grasp_planner.config import GAUSS_NEWTON
-from grasp_planner.costs import best_of, better, excess
+from grasp_planner.costs import NEVER, best_of, better, excess
 from grasp_planner.goals import AnyOf, Path, Point
 from grasp_planner.initial import initialise, plan_blocks, schedule_table, state_noise
 from grasp_planner.search import Algorithm, Search
@@ -110,7 +110,7 @@ class LiftedPlans(Algorithm):
     def iterate(self, k: int) -> int:
         """Lifted iteration k; returns the last one made, which is k."""
         config = self.config
-        fused = config.state_optimizer == "sgd" and config.state_gradient_scale == 0.0
+        fused = config.state_optimizer == "sgd" and config.state_gradient_scale == NEVER
         loss = torch.zeros_like(self.actions[..., 0], dtype=self.schedule.dtype)
         extra = self.extra_term() if self.drawn or self.search.objective.adds else None
         one_pass = self.fused_pass if fused else self.autograd_pass
@@ -227,7 +227,7 @@ class LiftedPlans(Algorithm):
         """The same by autograd, for state gradients through the model or Adam on the states."""
         config, problem = self.config, self.problem
         goal_weight, noise_scale = self.schedule[k - 1]
-        surrogate = self.surrogate
+        surrogate, share = self.surrogate, config.state_gradient_scale(k, config.iterations)
         gradient = torch.zeros_like(self.actions)
         state_gradient = torch.zeros_like(self.trajectory)
         for plans, first, last in self.blocks():
@@ -236,7 +236,7 @@ class LiftedPlans(Algorithm):
                 every = self.leaf(self.trajectory[plans, first - lead : last + 1])
                 block = every[:, lead:]
                 actions = self.leaf(self.actions[plans, first - lead : last])
-                scale = config.state_gradient_scale if surrogate is None else 0.0
+                scale = share if surrogate is None else 0.0
                 states = scale_state_gradient(every[:, :-1], scale)
                 prediction = self.model.lifted(self.start[plans], states, actions, first)
                 loss = lifted_loss(
@@ -256,7 +256,7 @@ class LiftedPlans(Algorithm):
             state_gradient[plans, first - lead : last + 1] += block_gradient
             if surrogate is not None:
                 back = self.pulled_back(surrogate, states, actions, cotangent)
-                state_gradient[plans, first:last] += config.state_gradient_scale * back
+                state_gradient[plans, first:last] += share * back
         if extra is not None:  # last of all, so that blocks of time change no bit of a sum
             state_gradient += extra
         moving = self.trajectory[:, 1 : self.end]

@@ -35,15 +35,17 @@ def positive(default: float) -> Any:
     return _checked(default, check)
 
 
-def schedule(default: float | Schedule, above_zero: bool = False) -> Any:
-    """A field of `Schedule`s, or of finite numbers >= 0 (or > 0), which are constant ones."""
+def schedule(default: float | Schedule, above_zero: bool = False, most: float = math.inf) -> Any:
+    """A field of `Schedule`s, or of finite numbers from 0 (or above) to `most`: constant ones."""
 
     def check(name: str, value: Any) -> Schedule:
         if not isinstance(value, Schedule):
-            value = Schedule(_check_number(name, value, 0.0))
-        if above_zero:
-            for end in (value.start, value.end):
-                _above_zero(name, 1.0 if end is None else end, value)
+            value = Schedule(_check_number(name, value, 0.0, most))
+        for end in (value.start, value.end):
+            if end is not None:
+                _check_number(name, end, 0.0, most)
+            if end is not None and above_zero:
+                _above_zero(name, end, value)
         return value
 
     return _checked(default, check)

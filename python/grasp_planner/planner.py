@@ -8,6 +8,7 @@ from torch import Tensor
 
 from grasp_planner import whole_plan
 from grasp_planner.config import GAUSS_NEWTON, GraspConfig
+from grasp_planner.costs import NEVER
 from grasp_planner.inputs import Problem
 from grasp_planner.lifted_plans import LiftedPlans, Surrogate
 from grasp_planner.models import KERNELS, KernelModel
@@ -47,7 +48,7 @@ class GraspPlanner(Planner):
         super().__init__(world_model, config)
         if surrogate is not None and not callable(surrogate):
             raise TypeError(f"surrogate must be callable, got {type(surrogate).__name__}")
-        if surrogate is not None and self.config.state_gradient_scale == 0.0:
+        if surrogate is not None and self.config.state_gradient_scale == NEVER:
             raise ValueError("surrogate is of no use while config.state_gradient_scale is 0")
         self.surrogate = surrogate
 

@@ -42,6 +42,11 @@ class Schedule:
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be finite and not negative, got {value}")
 
+    def __str__(self) -> str:
+        if self.end is None:
+            return f"{self.start:g}"
+        return f"{self.start:g} to {self.end:g}, {self.kind}"
+
     def __call__(self, iteration: int, iterations: int) -> float:
         """The value at `iteration` (from 1) of `iterations`."""
         if self.end is None:

@@ -13,7 +13,7 @@ import torch
 
 from grasp_kernels import MLPDynamics, mlp_lifted_plan_, mlp_sync_
 from grasp_planner.config import GAUSS_NEWTON, GraspConfig
-from grasp_planner.costs import Objective
+from grasp_planner.costs import NEVER, Objective
 from grasp_planner.goals import Point
 from grasp_planner.inputs import Problem
 from grasp_planner.lifted_plans import LiftedPlans
@@ -35,7 +35,7 @@ def find_dynamics(
         reason = "the goal is more than one state"
     elif config.state_optimizer != "sgd":
         reason = f"state_optimizer is {config.state_optimizer!r}"
-    elif config.state_gradient_scale != 0.0:
+    elif config.state_gradient_scale != NEVER:
         reason = f"state_gradient_scale is {config.state_gradient_scale}"
     elif config.hold != 1:
         reason = f"actions are held for {config.hold} steps"

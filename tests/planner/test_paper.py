@@ -101,7 +101,7 @@ def test_paper_settings() -> None:
     c = GraspConfig.paper()
     assert (c.noise, c.initialization, c.terminal) == ("white", "linear", "fixed")
     assert (c.state_optimizer, c.action_optimizer, c.sync_optimizer) == ("sgd",) * 3
-    assert (c.candidates, c.state_gradient_scale, c.sync_blend) == (1, 0.0, 1.0)
+    assert (c.candidates, c.state_gradient_scale.start, c.sync_blend) == (1, 0.0, 1.0)
     assert (c.initial_noise_scale, c.initial_actions_scale) == (0.0, 0.0)
     assert c.goal_weight.kind == c.noise_scale.kind == "constant"
     assert GraspConfig.paper(horizon=9, noise="none").noise == "none"

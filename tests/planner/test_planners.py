@@ -350,7 +350,7 @@ def test_kernels_and_calls_give_the_same_plans(kind: str) -> None:
     fast, general = plans
     assert general.path.startswith("general path: ")
     if kind == "grasp held":
-        assert fast.path == "general path: actions are held for 2 steps"
+        assert fast.path == "MLP kernels call by call: actions are held for 2 steps"
     else:
         assert fast.path.endswith("MLP kernels")
     torch.testing.assert_close(fast.cost, general.cost, rtol=1e-3, atol=1e-4)

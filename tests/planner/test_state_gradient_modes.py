@@ -7,7 +7,7 @@ from typing import Any
 import planner_cases as cases
 import pytest
 import torch
-from grasp_planner import GraspPlanner
+from grasp_planner import GraspPlanner, Schedule
 from torch import Tensor
 
 
@@ -65,3 +65,18 @@ def test_bad_surrogates_are_named() -> None:
     )
     with pytest.raises(ValueError, match=r"surrogate must return \(rows, D\) \(28, 4\)"):
         planner.plan(*cases.problems(2))
+
+
+def test_the_share_may_change_over_the_iterations() -> None:
+    """From all to nothing: the first iteration is that of 1, the last that of 0."""
+    model, (start, goal) = cases.MLP(), cases.problems(2)
+    falling = Schedule(1.0, 0.0, "linear")
+    settings = {"iterations": 1, "sync_every": 0}
+    one = GraspPlanner(model, cases.config(**settings, state_gradient_scale=1.0))
+    first = GraspPlanner(model, cases.config(**settings, state_gradient_scale=falling))
+    assert cases.same_plans(one.plan(start, goal), first.plan(start, goal))
+    longer = cases.config(state_gradient_scale=falling, sync_every=0)
+    plan = GraspPlanner(model, longer).plan(start, goal)
+    for scale in (0.0, 1.0):
+        other = GraspPlanner(model, cases.config(state_gradient_scale=scale, sync_every=0))
+        assert not torch.equal(other.plan(start, goal).loss_history[-1], plan.loss_history[-1])
