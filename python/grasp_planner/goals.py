@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from numbers import Real
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,11 @@ from torch import Tensor
 class Goal(ABC):
     """A set of states to end in; see the classes that are one."""
 
+    per_problem: ClassVar[dict[str, int]]
+    """The tensors of a goal, and how many dimensions each has where it has a row per problem: with
+    one fewer, all problems share it."""
+
+    @abstractmethod
     def target(self, start: Tensor, units: Tensor) -> Target:
         """In units `(D,)`, for problems that start at `start (B, D)`, unscaled.
 
@@ -33,15 +38,36 @@ class Goal(ABC):
             TypeError, ValueError: a part of the goal has the wrong shape, type or device, or is not
                 finite; it is named.
         """
-        return self._target(start, units)
-
-    @abstractmethod
-    def _target(self, start: Tensor, units: Tensor) -> Target: ...
 
     def take(self, rows: Tensor) -> Goal:
         """The goals of the problems `rows`; parts that all problems share stay as they are."""
-        parts = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
-        return replace(self, **{n: _row(v, rows) for n, v in parts.items()})  # type: ignore
+        parts = {n: getattr(self, n)[rows] for n in self.per_problem if self._has_rows(n)}
+        return replace(self, **parts)  # type: ignore[type-var]
+
+    def copy(self) -> Goal:
+        """The same, whatever is done to the tensors of this one."""
+        names = [n for n in self.per_problem if isinstance(getattr(self, n), Tensor)]
+        return replace(self, **{n: getattr(self, n).clone() for n in names})  # type: ignore
+
+    def differs(self, other: Any, count: int) -> Tensor:
+        """`(count,)` bool: which of `count` problems has another goal here than in `other`."""
+        every = torch.ones(count, dtype=torch.bool)
+        if type(other) is not type(self):
+            return every
+        differs = ~every
+        for name, ours in vars(self).items():
+            theirs = getattr(other, name)
+            if not isinstance(ours, Tensor) or not isinstance(theirs, Tensor):
+                differs |= torch.as_tensor(ours is not theirs and ours != theirs)
+            elif ours.shape != theirs.shape or not self._has_rows(name):
+                differs |= not torch.equal(ours, theirs)
+            else:
+                differs |= (ours != theirs).flatten(1).any(1).cpu()
+        return differs
+
+    def _has_rows(self, name: str) -> bool:
+        part = getattr(self, name)
+        return isinstance(part, Tensor) and part.dim() == self.per_problem.get(name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +79,12 @@ class Subset(Goal):
         features: which features, each 0 ... D - 1, the same for all problems.
     """
 
+    per_problem: ClassVar = {"state": 2}
+
     state: Tensor
     features: Sequence[int]
 
-    def _target(self, start: Tensor, units: Tensor) -> Target:
+    def target(self, start: Tensor, units: Tensor) -> Target:
         state = _states("goal.state", self.state, start)
         mask = torch.zeros_like(units)
         features = _whole_numbers("goal.features", self.features)
@@ -77,10 +105,12 @@ class Region(Goal):
         low, high: `(B, D)` or `(D,)`, low <= high, not NaN.
     """
 
+    per_problem: ClassVar = {"low": 2, "high": 2}
+
     low: Tensor
     high: Tensor
 
-    def _target(self, start: Tensor, units: Tensor) -> Target:
+    def target(self, start: Tensor, units: Tensor) -> Target:
         low = _states("goal.low", self.low, start, finite=False)
         high = _states("goal.high", self.high, start, finite=False)
         if bool((low > high).any()):
@@ -97,10 +127,12 @@ class Ball(Goal):
         radius: a number or `(B,)`, >= 0, in the planner's own measure of distance.
     """
 
+    per_problem: ClassVar = {"centre": 2, "radius": 1}
+
     centre: Tensor
     radius: float | Tensor
 
-    def _target(self, start: Tensor, units: Tensor) -> Target:
+    def target(self, start: Tensor, units: Tensor) -> Target:
         centre = _states("goal.centre", self.centre, start)
         radius = self.radius
         if not isinstance(radius, Tensor):
@@ -125,9 +157,11 @@ class Alternatives(Goal):
         states: `(B, K, D)` or `(K, D)`, K >= 1.
     """
 
+    per_problem: ClassVar = {"states": 3}
+
     states: Tensor
 
-    def _target(self, start: Tensor, units: Tensor) -> Target:
+    def target(self, start: Tensor, units: Tensor) -> Target:
         return AnyOf(_several("goal.states", self.states, start) / units)
 
 
@@ -144,11 +178,13 @@ class Waypoints(Goal):
         weight: of each state's squared distance, beside the last one's. >= 0; 1.
     """
 
+    per_problem: ClassVar = {"states": 3}
+
     states: Tensor
     steps: Sequence[int] | None = None
     weight: float = 1.0
 
-    def _target(self, start: Tensor, units: Tensor) -> Target:
+    def target(self, start: Tensor, units: Tensor) -> Target:
         states = _several("goal.states", self.states, start) / units
         steps = None if self.steps is None else _whole_numbers("goal.steps", self.steps)
         if steps is not None:
@@ -173,11 +209,6 @@ class Waypoints(Goal):
 class Target(ABC):
     """A goal in the planner's units: tensors with a row for each of b problems."""
 
-    @property
-    @abstractmethod
-    def problems(self) -> int:
-        """b."""
-
     @abstractmethod
     def nearest(self, states: Tensor, weight: Tensor) -> Tensor:
         """The states of the goal that are nearest to `states (b, R, ..., D)`, `weight (D,)`."""
@@ -192,7 +223,8 @@ class Target(ABC):
 
     def take(self, rows: Tensor) -> Any:
         """The goals of the problems `rows`."""
-        return replace(self, **{f.name: _row(getattr(self, f.name), rows) for f in fields(self)})
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{n: v[rows] for n, v in parts.items() if isinstance(v, Tensor)})
 
     def tensors(self) -> list[Tensor]:
         values = [getattr(self, f.name) for f in fields(self)]
@@ -205,10 +237,6 @@ class Point(Target):
 
     state: Tensor
     mask: Tensor | None = None
-
-    @property
-    def problems(self) -> int:
-        return len(self.state)
 
     def nearest(self, states: Tensor, weight: Tensor) -> Tensor:
         return _beside(self.state, states).expand_as(states)
@@ -224,10 +252,6 @@ class Box(Target):
     low: Tensor
     high: Tensor
 
-    @property
-    def problems(self) -> int:
-        return len(self.low)
-
     def nearest(self, states: Tensor, weight: Tensor) -> Tensor:
         low, high = _beside(self.low, states), _beside(self.high, states)
         return torch.minimum(torch.maximum(states, low), high)
@@ -239,10 +263,6 @@ class Disc(Target):
 
     centre: Tensor
     radius: Tensor
-
-    @property
-    def problems(self) -> int:
-        return len(self.centre)
 
     def nearest(self, states: Tensor, weight: Tensor) -> Tensor:
         away = states - _beside(self.centre, states)
@@ -257,10 +277,6 @@ class AnyOf(Target):
     """One of `states (b, K, D)`."""
 
     states: Tensor
-
-    @property
-    def problems(self) -> int:
-        return len(self.states)
 
     def nearest(self, states: Tensor, weight: Tensor) -> Tensor:
         best, least = None, None
@@ -291,10 +307,6 @@ class Path(Target):
     states: Tensor
     steps: tuple[int, ...] | None
     weight: float
-
-    @property
-    def problems(self) -> int:
-        return len(self.last)
 
     def nearest(self, states: Tensor, weight: Tensor) -> Tensor:
         return _beside(self.last, states).expand_as(states)
@@ -331,11 +343,6 @@ class Path(Target):
 
 
 # --------------------------------------------------------------------------------------- the parts
-
-
-def _row(value: Any, rows: Tensor) -> Any:
-    """The rows of a tensor that has one per problem."""
-    return value[rows] if isinstance(value, Tensor) and value.dim() > 0 else value
 
 
 def _beside(ours: Tensor, states: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from grasp_planner.goals import Goal
+from grasp_planner.inputs import rows_of
 from grasp_planner.latents import LatentModel
 from grasp_planner.plan import Plan
 from grasp_planner.population import take
@@ -301,41 +302,31 @@ def _rows(name: str, value: Any) -> Any:
 
 def _of(value: Any, rows: Tensor) -> Any:
     """What belongs to the environments `rows`."""
-    if isinstance(value, Mapping):
-        return {name: part[rows] for name, part in value.items()}
-    return value.take(rows) if isinstance(value, Goal) else value[rows]
+    return value.take(rows) if isinstance(value, Goal) else rows_of(value, rows)
 
 
 def _copied(goal: Any) -> Any:
     """The same, whatever is done to the original."""
-    if isinstance(goal, Tensor):
-        return goal.clone()
+    if isinstance(goal, Goal):
+        return goal.copy()
     if isinstance(goal, Mapping):
         return {name: value.clone() for name, value in goal.items()}
-    return replace(goal, **{n: v.clone() for n, v in vars(goal).items() if isinstance(v, Tensor)})
+    return goal.clone()
 
 
 def _differs(goal: Any, before: Any, like: Tensor) -> Tensor:
     """`(B,)` bool like `like`: whose goal is another than before."""
+    if isinstance(goal, Goal):
+        return goal.differs(before, len(like)).to(like.device)
+    every = torch.ones_like(like)
     if type(goal) is not type(before):
-        return torch.ones_like(like)
-    parts = vars(goal) if isinstance(goal, Goal) else goal
-    others = vars(before) if isinstance(before, Goal) else before
+        return every
     if isinstance(goal, Tensor):
-        parts, others = {"goal": goal}, {"goal": before}
-    differs = torch.zeros_like(like)
-    for name, value in parts.items():
-        other = others.get(name)
-        if not isinstance(value, Tensor) or not isinstance(other, Tensor):
-            changed = torch.as_tensor(value is not other and value != other)
-        elif value.shape != other.shape:
-            changed = torch.tensor(True)
-        else:
-            per_row = value.dim() > 0 and len(value) == len(like)
-            apart = value != other
-            changed = apart.flatten(1).any(1) if per_row and value.dim() > 1 else apart.any()
-        differs = differs | changed.to(differs.device)
-    return differs
+        goal, before = {"goal": goal}, {"goal": before}
+    if {n: v.shape for n, v in goal.items()} != {n: v.shape for n, v in before.items()}:
+        return every
+    differs = [(value != before[name]).flatten(1).any(1) for name, value in goal.items()]
+    return torch.stack(differs).any(0)
 
 
 def _told(shapes: dict[str, tuple[int, ...]]) -> str:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from grasp_planner import (
     MPC,
+    Alternatives,
     GradientConfig,
     GradientPlanner,
     Plan,
@@ -358,3 +359,22 @@ def test_dicts_windows_and_contexts_in_a_loop() -> None:
         controller.act(state, goal, past=given["past_actions"])
     with pytest.raises(ValueError, match=r"state must be .*'place': \(2, 3, 2\).* as before"):
         controller.act({"place": torch.zeros(3, 3, 2), "speed": torch.ones(3, 3, 2)}, goal)
+
+
+def test_a_goal_that_all_environments_share() -> None:
+    """As many features, or alternatives, as environments: still nobody's own."""
+    planner = Scripted()
+    controller = MPC(planner, execute=5)
+    start = torch.zeros(D, D)
+    shared = Region(torch.zeros(D), torch.arange(1.0, D + 1))
+    assert controller.act(start, shared).replanned.all()
+    controller.forget(torch.arange(D) == 1)
+    assert controller.act(start, shared).replanned.tolist() == [False, True, False, False]
+    assert torch.equal(planner.asked[-1]["goal"].high, shared.high)
+    either = torch.eye(D)
+    assert controller.act(start, Alternatives(either)).replanned.all()
+    changed = either.clone()
+    changed[2] += 1
+    assert controller.act(start, Alternatives(changed)).replanned.all()
+    assert torch.equal(planner.asked[-1]["goal"].states, changed)
+    assert not controller.act(start, Alternatives(changed)).replanned.any()

@@ -351,6 +351,17 @@ def test_waypoints_are_passed_in_order_when_it_suits() -> None:
     torch.testing.assert_close(timed, expected)
 
 
+def test_a_shared_goal_is_every_problems_own() -> None:
+    start, states = reachable(3)
+    shared = Region(states[0, -1] - 0.1, states[0, -1] + 0.1)
+    rows = torch.tensor([2, 0])
+    taken = shared.take(rows)
+    assert torch.equal(taken.low, shared.low)
+    planner = cases.planner("cem", arithmetic)
+    plan, some = planner.plan(start, shared), planner.plan(start[rows], taken, plan_ids=rows)
+    assert cases.same_bits(some.actions, plan.actions[rows])
+
+
 def test_candidates_go_to_all_alternatives() -> None:
     start, states = reachable(1)
     goal = Alternatives(torch.stack((states[0, -1], states[0, -1] + 5.0)))
