@@ -21,7 +21,6 @@ and `write` allow, anywhere; its cost and size grow with D, not with D squared; 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -33,10 +32,10 @@ from grasp_planner.interruptible import (
     Checkpoint,
     Report,
     ShouldStop,
-    TrainingInterrupted,
     never,
     no_report,
     one_thread,
+    optimise,
 )
 from grasp_planner.world_model import CheckedModel, WorldModel, frozen
 
@@ -290,69 +289,38 @@ def fit(
         ]
     )
     data = Examples(states, actions, scale, torch.Generator().manual_seed(recipe.seed))
-    saved = None if checkpoint is None else checkpoint.load()
-    step = 0
-    if saved is not None and saved["step"] > 0:
-        step = saved["step"]
-        surrogate.load_state_dict(saved["surrogate"])
-        optimizer.load_state_dict(saved["optimizer"])
-        data.generator.set_state(saved["generator"])
+    model = CheckedModel(world_model)
 
-    def save() -> None:
-        if checkpoint is not None:
-            checkpoint.save(
-                step=step,
-                surrogate=surrogate.state_dict(),
-                optimizer=optimizer.state_dict(),
-                generator=data.generator.get_state(),
-            )
+    def report_finite(phase: str, done: int, total: int, loss: float | None) -> None:
+        if loss is not None and not math.isfinite(loss):
+            raise ValueError(f"world_model's gradient on the data gave a loss of {loss}")
+        report(phase, done, total, loss)
 
-    model, saved_at = CheckedModel(world_model), time.monotonic()
     with torch.inference_mode(False), frozen(world_model), one_thread():
-        while step < recipe.steps:
-            if should_stop():
-                save()
-                raise TrainingInterrupted(f"stopped after {step} of {recipe.steps} steps")
-            loss = _one_step(model, surrogate, optimizer, data, recipe, step)
-            step += 1
-            if step % 50 == 0 or step == recipe.steps:
-                report("train", step, recipe.steps, _finite(loss))
-            if step == recipe.steps or time.monotonic() - saved_at > checkpoint_seconds:
-                save()
-                saved_at = time.monotonic()
+        optimise(
+            surrogate,
+            optimizer,
+            data.generator,
+            lambda _: _loss(model, surrogate, data, recipe),
+            steps=recipe.steps,
+            learning_rate=recipe.learning_rate,
+            checkpoint=checkpoint,
+            report=report_finite,
+            should_stop=should_stop,
+            checkpoint_seconds=checkpoint_seconds,
+        )
     return surrogate.eval().requires_grad_(False)
 
 
-def _one_step(
-    model: CheckedModel,
-    surrogate: Surrogate,
-    optimizer: torch.optim.Optimizer,
-    data: Examples,
-    recipe: SurrogateRecipe,
-    step: int,
+def _loss(
+    model: CheckedModel, surrogate: Surrogate, data: Examples, recipe: SurrogateRecipe
 ) -> Tensor:
     state, action = data.rows(recipe.batch)
     wanted, cotangent = exact_gradient(model, state, action, lambda p: data.cotangents(p, state))
     level = recipe.state_noise * torch.rand(len(state), 1, generator=data.generator)
     shown = state + level * data.scale * data.normal(*state.shape)
     error = (surrogate(shown, action, cotangent) - wanted) * data.scale
-    loss = ((1 + error.square().sum(-1)).sqrt() - 1).mean()
-    warmup = min(1.0, (step + 1) / max(1, min(500, recipe.steps // 20)))
-    decay = 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
-    for group in optimizer.param_groups:
-        group["lr"] = recipe.learning_rate * warmup * decay
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(surrogate.parameters(), 1.0)
-    optimizer.step()
-    return loss.detach()
-
-
-def _finite(loss: Tensor) -> float:
-    value = float(loss)
-    if not math.isfinite(value):
-        raise ValueError(f"world_model's gradient on the data gave a loss of {value}")
-    return value
+    return ((1 + error.square().sum(-1)).sqrt() - 1).mean()
 
 
 def check_data(states: Tensor, actions: Tensor) -> None:

@@ -76,8 +76,7 @@ def train_surrogate(
         "world_model": fingerprint(task.world_model),
     }
     checkpoint = Checkpoint(folder / "checkpoint.pt", identity)
-    if checkpoint.load() is None:  # before the first shard: data of two seeds are never mixed
-        checkpoint.save(step=0)
+    checkpoint.claim()  # before the first shard: data of two seeds are never mixed
     with one_thread():
         states, actions = gather_data(type(task), data, folder / "data", report, should_stop)
         rows = _rows(task, states, actions)

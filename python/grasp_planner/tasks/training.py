@@ -9,7 +9,6 @@ weights, bit for bit, as one that was not.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from grasp_planner.interruptible import (
     never,
     no_report,
     one_thread,
+    optimise,
     replacing,
 )
 from grasp_planner.tasks.data import DataEnvironment, collect
@@ -169,13 +169,6 @@ def unroll_loss(
     return loss / actions.shape[1]
 
 
-def _learning_rate(recipe: Recipe, step: int) -> float:
-    """Cosine to zero after a short linear warm-up."""
-    warmup = max(1, min(500, recipe.steps // 20))
-    decay = 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
-    return recipe.learning_rate * min(1.0, (step + 1) / warmup) * decay
-
-
 def train(
     task: type[Task],
     recipe: Recipe,
@@ -200,37 +193,31 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = Checkpoint(folder / "checkpoint.pt", _identity(task.name, recipe))
-    saved = checkpoint.load()
+    checkpoint.claim()  # before the first shard: data of two recipes are never mixed
     with one_thread():
-        # Written before the first shard, so that data of another recipe are never mixed in.
-        if saved is None:
-            saved = {"step": 0}
-            checkpoint.save(**saved)
         states, actions = gather_data(task, recipe, folder / "data", report, should_stop)
-        return _fit(
-            task,
-            observe(states),
-            actions,
-            recipe,
-            saved,
-            checkpoint,
-            report,
-            should_stop,
-            checkpoint_seconds,
+        states = observe(states)
+        model, unit = _new_model(task, recipe, states, actions)
+        generator = torch.Generator().manual_seed(recipe.seed)
+        optimise(
+            model,
+            torch.optim.AdamW(model.parameters(), weight_decay=recipe.weight_decay),
+            generator,
+            lambda step: _loss(model, generator, states, actions, unit, recipe, step),
+            steps=recipe.steps,
+            learning_rate=recipe.learning_rate,
+            checkpoint=checkpoint,
+            report=report,
+            should_stop=should_stop,
+            checkpoint_seconds=checkpoint_seconds,
         )
+    return model
 
 
-def _fit(
-    task: type[Task],
-    states: Tensor,
-    actions: Tensor,
-    recipe: Recipe,
-    saved: dict[str, Any],
-    checkpoint: Checkpoint,
-    report: Report,
-    should_stop: ShouldStop,
-    checkpoint_seconds: float,
-) -> nn.Module:
+def _new_model(
+    task: type[Task], recipe: Recipe, states: Tensor, actions: Tensor
+) -> tuple[nn.Module, Tensor]:
+    """An untrained model that knows the data's mean and spread, and the loss's unit (D,)."""
     features, controls = states.shape[-1], actions.shape[-1]
     with torch.random.fork_rng(devices=[]):  # the caller's random state is not ours to move
         torch.manual_seed(recipe.seed)
@@ -243,66 +230,27 @@ def _fit(
     unit = model.change_scale.clone()
     for group, weight in task.loss_weights.items():
         unit[list(task.feature_groups[group])] /= weight
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
-    generator = torch.Generator().manual_seed(recipe.seed)
-    step = int(saved["step"])
-    if step > 0:
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        generator.set_state(saved["generator"])
-
-    def save() -> None:
-        checkpoint.save(
-            step=step,
-            model=model.state_dict(),
-            optimizer=optimizer.state_dict(),
-            generator=generator.get_state(),
-        )
-
-    saved_at = time.monotonic()
-    while step < recipe.steps:
-        if should_stop():
-            save()
-            raise TrainingInterrupted(f"stopped after {step} of {recipe.steps} steps")
-        _one_step(model, optimizer, generator, states, actions, unit, recipe, step, report)
-        step += 1
-        if time.monotonic() - saved_at > checkpoint_seconds:
-            save()
-            saved_at = time.monotonic()
-    save()
-    return model
+    return model, unit
 
 
-def _one_step(
-    model: Any,
-    optimizer: torch.optim.Optimizer,
+def _loss(
+    model: nn.Module,
     generator: torch.Generator,
     states: Tensor,
     actions: Tensor,
     unit: Tensor,
     recipe: Recipe,
     step: int,
-    report: Report,
-) -> None:
+) -> Tensor:
     unroll = recipe.unroll(step)
     episodes, length = actions.shape[:2]
     episode = torch.randint(episodes, (recipe.batch, 1), generator=generator)
     first = torch.randint(length - unroll + 1, (recipe.batch, 1), generator=generator)
     time_rows = first + torch.arange(unroll + 1)
-    loss = unroll_loss(
+    return unroll_loss(
         model,
         states[episode, time_rows],
         actions[episode, time_rows[:, :-1]],
         unit,
         recipe.smooth,
     )
-    for group in optimizer.param_groups:
-        group["lr"] = _learning_rate(recipe, step)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
-        report("train", step + 1, recipe.steps, float(loss.detach()))

@@ -14,8 +14,6 @@ Odometry straightens them, so that the distance of latents tells about the dista
 
 from __future__ import annotations
 
-import math
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from grasp_planner.interruptible import Checkpoint, Report, ShouldStop, TrainingInterrupted
+from grasp_planner.interruptible import Checkpoint, Report, ShouldStop, optimise
 from grasp_planner.tasks.mlp import ResidualMLP
 from grasp_planner.tasks.training import Recipe
 from grasp_planner.tasks.wall_pixels.frames import render
@@ -114,46 +112,30 @@ def train_encoder(
         vision = _Vision(recipe, actions.shape[-1])
     optimizer = torch.optim.AdamW(vision.parameters(), weight_decay=1e-5)
     generator = torch.Generator().manual_seed(recipe.seed)
-    step = 0
-    kept = Checkpoint(checkpoint, {})  # whose it is, the caller has made sure
-    saved = kept.load()
-    if saved is not None:
-        step = saved["step"]
-        vision.load_state_dict(saved["vision"])
-        optimizer.load_state_dict(saved["optimizer"])
-        generator.set_state(saved["generator"])
-
-    def save() -> None:
-        kept.save(
-            step=step,
-            vision=vision.state_dict(),
-            optimizer=optimizer.state_dict(),
-            generator=generator.get_state(),
-        )
-
-    saved_at = time.monotonic()
-    while step < recipe.encoder_steps:
-        if should_stop():
-            save()
-            raise TrainingInterrupted(f"encoder stopped after {step} of {recipe.encoder_steps}")
-        loss = _one_step(vision, optimizer, generator, states, actions, recipe, step)
-        step += 1
-        if step % 25 == 0 or step == recipe.encoder_steps:
-            report("train", step, recipe.encoder_steps, loss.item())
-        if step == recipe.encoder_steps or time.monotonic() - saved_at > checkpoint_seconds:
-            save()
-            saved_at = time.monotonic()
+    optimise(
+        vision,
+        optimizer,
+        generator,
+        lambda _: _loss(vision, generator, states, actions, recipe),
+        steps=recipe.encoder_steps,
+        learning_rate=recipe.encoder_learning_rate,
+        warmup=_WARMUP,
+        checkpoint=Checkpoint(checkpoint, {}),  # whose it is, the caller has made sure
+        report=report,
+        report_every=25,
+        should_stop=should_stop,
+        checkpoint_seconds=checkpoint_seconds,
+        stopped="encoder stopped",
+    )
     return vision.encoder.requires_grad_(False)
 
 
-def _one_step(
+def _loss(
     vision: _Vision,
-    optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
     states: Tensor,
     actions: Tensor,
     recipe: PixelRecipe,
-    step: int,
 ) -> Tensor:
     batch, unroll = recipe.encoder_batch, recipe.encoder_unroll
     episodes, length = actions.shape[:2]
@@ -161,12 +143,4 @@ def _one_step(
     rows = torch.randint(length - unroll + 1, (batch, 1), generator=generator)
     rows = rows + torch.arange(unroll + 1)
     frames = render(states[episode, rows].flatten(0, 1)).unflatten(0, (batch, unroll + 1))
-    loss = vision.loss(recipe, frames, actions[episode, rows[:, :-1]])
-    decay = 0.5 * (1 + math.cos(math.pi * step / recipe.encoder_steps))
-    for group in optimizer.param_groups:
-        group["lr"] = recipe.encoder_learning_rate * min(1.0, (step + 1) / _WARMUP) * decay
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(vision.parameters(), 1.0)
-    optimizer.step()
-    return loss.detach()
+    return vision.loss(recipe, frames, actions[episode, rows[:, :-1]])
