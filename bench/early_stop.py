@@ -15,19 +15,19 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-import torch
+from grasp_bench.comparison import arguments, in_turns, share, write_page
 from grasp_bench.log import Line, Log
 from grasp_planner import tasks
-from grasp_planner.cli.arguments import listed, positive, seed, task_name
+from grasp_planner.cli.arguments import positive, seed
 from grasp_planner.evaluation.results import table
-from grasp_planner.evaluation.statistics import wilson
-from grasp_planner.evaluation.worker import plan_unit
 from grasp_planner.presets import make_planner
 from grasp_planner.search import Planner
-from rich.console import Console
+from grasp_planner.tasks import Task
 
+Turn = tuple[str, bool]  # a planner, and whether it stops
+
+TASKS = ("wall-single", "pointmaze-umaze", "push-t", "arm-6")
 OURS = "lifted-newton"
 BASELINES = ("cem", "icem", "mppi", "gradient")
 ABOUT = ("task", "horizon", "seed", "share", "planner", "stops", "problem")
@@ -36,35 +36,31 @@ MEASURED = ("success_environment", "success_model", "milliseconds")
 
 def lines(options: argparse.Namespace, log: Log) -> Iterator[Line]:
     """Every plan that was asked for, made or remembered; planners take turns on each problem."""
-    turns = [(OURS, True), *((name, stops) for name in BASELINES for stops in (False, True))]
     for name in options.tasks:
-        task = tasks.load(name)
-        problems = task.sample_problems(
-            options.problems, horizon=options.horizon, seed=options.seed
-        )
-        # A plan has arrived within a share of the goal's features' units, squared.
-        cost = options.share * float(task.goal_weight_features.sum())
-        planners: dict[tuple[str, bool], Planner] = {}
-        for index in range(len(problems)):
-            turn = index % len(turns)
-            for planner, stops in turns[turn:] + turns[:turn]:
-                values = (name, options.horizon, options.seed, options.share, planner, stops, index)
-                about = dict(zip(ABOUT, values, strict=True))
-                if (key := log.key(about)) not in log.lines:
-                    if (planner, stops) not in planners:
-                        stop_cost = cost if stops and planner != OURS else None
-                        made = make_planner(
-                            planner,
-                            task,
-                            horizon=options.horizon,
-                            seed=options.seed,
-                            stop_cost=stop_cost,
-                        )
-                        made.plan(problems.start[:1], problems.goal[:1])  # not counted
-                        planners[planner, stops] = made
-                    found = plan_unit(planners[planner, stops], task, problems[[index]], index)
-                    log.add({**about, **{field: found[field] for field in MEASURED}})
-                yield log.lines[key]
+        yield from _lines_of(options, log, tasks.load(name))
+
+
+def _turns() -> list[Turn]:
+    return [(OURS, True), *((name, stops) for name in BASELINES for stops in (False, True))]
+
+
+def _lines_of(options: argparse.Namespace, log: Log, task: Task) -> Iterator[Line]:
+    # A plan has arrived within a share of the goal's features' units, squared.
+    cost = options.share * float(task.goal_weight_features.sum())
+    given = {"horizon": options.horizon, "seed": options.seed}
+
+    def made(turn: Turn) -> Planner:
+        planner, stops = turn
+        stop_cost = cost if stops and planner != OURS else None
+        return make_planner(planner, task, stop_cost=stop_cost, **given)
+
+    def about(turn: Turn) -> Line:
+        planner, stops = turn
+        named = {"planner": planner, "stops": stops}
+        return {"task": task.name, **given, "share": options.share, **named}
+
+    count = options.problems
+    return in_turns(log, task, _turns(), made, about, MEASURED, problems=count, **given)
 
 
 def page(options: argparse.Namespace, found: Sequence[Line]) -> Iterator[str]:
@@ -90,15 +86,14 @@ def page(options: argparse.Namespace, found: Sequence[Line]) -> Iterator[str]:
         yield f"## {name}\n"
         rows = []
         ours = _mean(found, name, OURS, True)
-        for planner in (OURS, *BASELINES):
-            for stops in (True,) if planner == OURS else (False, True):
-                plans = _plans(found, name, planner, stops)
-                mean = _mean(found, name, planner, stops)
-                median = statistics.median(line["milliseconds"] for line in plans)
-                label = "its own" if planner == OURS else ("stop_cost" if stops else "none")
-                shares = [_share(plans, field) for field in MEASURED[:2]]
-                times = (f"{median:.0f}", f"{mean:.0f}", f"{ours / mean:.2f}")
-                rows.append((planner, label, *shares, *times))
+        for planner, stops in _turns():
+            plans = _plans(found, name, planner, stops)
+            mean = _mean(found, name, planner, stops)
+            median = statistics.median(line["milliseconds"] for line in plans)
+            label = "its own" if planner == OURS else ("stop_cost" if stops else "none")
+            shares = [share(plans, field) for field in MEASURED[:2]]
+            times = (f"{median:.0f}", f"{mean:.0f}", f"{ours / mean:.2f}")
+            rows.append((planner, label, *shares, *times))
         header = ("planner", "stop", "environment", "model", "median ms", "mean ms", "ratio")
         yield table(header, rows)
 
@@ -112,44 +107,20 @@ def _mean(found: Sequence[Line], task: str, planner: str, stops: bool) -> float:
     return statistics.fmean(line["milliseconds"] for line in _plans(found, task, planner, stops))
 
 
-def _share(plans: Sequence[Line], field: str) -> str:
-    successes = sum(line[field] for line in plans)
-    low, high = wilson(successes, len(plans))
-    return f"{successes / len(plans):.0%} ({100 * low:.0f}-{100 * high:.0f})"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+def main(given: Sequence[str] | None = None) -> int:
+    parser = arguments("early-stop", __doc__, TASKS)
     add = parser.add_argument
-    add("--tasks", type=listed(task_name), metavar="A,B",
-        default=["wall-single", "pointmaze-umaze", "push-t", "arm-6"],
-        help="(wall-single,pointmaze-umaze,push-t,arm-6)")  # fmt: skip
-    add("--horizon", type=positive, default=50, metavar="T", help="(50)")
     add("--problems", type=positive, default=24, metavar="B", help="per task (24)")
     add("--seed", type=seed, default=0, metavar="S", help="of problems and noise (0)")
     add("--share", type=float, default=0.0005, metavar="S",
         help="stop_cost in sums of the goal weights (0.0005)")  # fmt: skip
-    add("--threads", type=positive, default=1, metavar="N", help="CPU threads (1)")
-    add("--out", type=Path, default=Path("out/early-stop.jsonl"), metavar="FILE",
-        help="(out/early-stop.jsonl)")  # fmt: skip
-    add("--page", type=Path, default=Path("docs/early-stop.md"), metavar="FILE",
-        help="(docs/early-stop.md)")  # fmt: skip
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    console = Console(stderr=True)
-    found: list[Line] = []
-    try:
-        for line in lines(options, Log(options.out, ABOUT)):
-            found.append(line)
-            about = " ".join(str(line[name]) for name in ABOUT)
-            console.print(f"{len(found)}: {about}: {line['milliseconds']:.0f} ms", highlight=False)
-    except KeyboardInterrupt:
-        console.print("interrupted; the same command goes on from there")
-        return 130
-    options.page.parent.mkdir(parents=True, exist_ok=True)
-    options.page.write_text("\n".join(page(options, found)))
-    print(options.page.read_text())
-    return 0
+    options = parser.parse_args(given)
+
+    def outcome(line: Line) -> str:
+        return f"{line['milliseconds']:.0f} ms"
+
+    total = len(options.tasks) * options.problems * len(_turns())
+    return write_page(options, ABOUT, lines, page, outcome, total)
 
 
 if __name__ == "__main__":

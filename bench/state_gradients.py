@@ -17,19 +17,18 @@ import argparse
 import itertools
 import statistics
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-import torch
+from grasp_bench.comparison import arguments, in_turns, share, write_page
 from grasp_bench.log import Line, Log
 from grasp_planner import GraspPlanner, tasks
-from grasp_planner.cli.arguments import listed, positive, seed, task_name
+from grasp_planner.cli.arguments import listed, positive, seed
 from grasp_planner.evaluation.results import table
 from grasp_planner.evaluation.statistics import wilson
-from grasp_planner.evaluation.worker import plan_unit
 from grasp_planner.presets import planner_config
 from grasp_planner.tasks import Task
-from rich.console import Console
+
+TASKS = ("wall-single", "wall-pixels")
 
 
 class Mode(NamedTuple):
@@ -69,23 +68,20 @@ def make_planner(task: Task, mode: Mode, *, horizon: int, seed: int) -> GraspPla
 def lines(options: argparse.Namespace, log: Log) -> Iterator[Line]:
     """Every plan that was asked for, made or remembered; modes take turns on each problem."""
     for name, number in itertools.product(options.tasks, options.seeds):
-        task = tasks.load(name)
-        problems = task.sample_problems(options.problems, horizon=options.horizon, seed=number)
-        planners: dict[str, GraspPlanner] = {}
-        for index in range(len(problems)):
-            turn = index % len(options.modes)
-            for mode in options.modes[turn:] + options.modes[:turn]:
-                values = (name, options.horizon, number, mode, index)
-                about = dict(zip(ABOUT, values, strict=True))
-                if (key := log.key(about)) not in log.lines:
-                    if mode not in planners:
-                        planners[mode] = make_planner(
-                            task, MODES[mode], horizon=options.horizon, seed=number
-                        )
-                        planners[mode].plan(problems.start[:1], problems.goal[:1])  # not counted
-                    found = plan_unit(planners[mode], task, problems[[index]], index)
-                    log.add({**about, **{field: found[field] for field in MEASURED}})
-                yield log.lines[key]
+        yield from _lines_of(options, log, tasks.load(name), number)
+
+
+def _lines_of(options: argparse.Namespace, log: Log, task: Task, number: int) -> Iterator[Line]:
+    given = {"horizon": options.horizon, "seed": number}
+
+    def made(mode: str) -> GraspPlanner:
+        return make_planner(task, MODES[mode], **given)
+
+    def about(mode: str) -> Line:
+        return {"task": task.name, **given, "mode": mode}
+
+    count = options.problems
+    return in_turns(log, task, options.modes, made, about, MEASURED, problems=count, **given)
 
 
 def page(options: argparse.Namespace, found: Sequence[Line]) -> Iterator[str]:
@@ -138,17 +134,11 @@ def counted(number: int, noun: str) -> str:
 def _row(plans: Sequence[Line]) -> tuple[str, str, str, str]:
     costs = [line["cost"] for line in plans if line["cost"] is not None]
     return (
-        _share(plans, "success_environment"),
-        _share(plans, "success_model"),
+        share(plans, "success_environment"),
+        share(plans, "success_model"),
         f"{statistics.fmean(costs):.3g}" if costs else "none finite",
         f"{statistics.fmean(line['milliseconds'] for line in plans):.0f}",
     )
-
-
-def _share(plans: Sequence[Line], field: str) -> str:
-    successes = sum(line[field] for line in plans)
-    low, high = wilson(successes, len(plans))
-    return f"{successes / len(plans):.0%} ({100 * low:.0f}-{100 * high:.0f})"
 
 
 def _sentence(rows: dict[str, list[Line]]) -> str:
@@ -174,39 +164,20 @@ def mode_name(text: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = arguments("state-gradients", __doc__, TASKS)
     add = parser.add_argument
-    add("--tasks", type=listed(task_name), default=["wall-single", "wall-pixels"],
-        metavar="A,B", help="(wall-single,wall-pixels)")  # fmt: skip
-    add("--horizon", type=positive, default=50, metavar="T", help="(50)")
     add("--problems", type=positive, default=24, metavar="B", help="per task and seed (24)")
     add("--seeds", type=listed(seed), default=[100, 101, 102], metavar="S,S",
         help="of problems and noise (100,101,102)")  # fmt: skip
     add("--modes", type=listed(mode_name), default=list(MODES), metavar="A,B",
         help=f"({','.join(MODES)})")  # fmt: skip
-    add("--threads", type=positive, default=1, metavar="N", help="CPU threads (1)")
-    add("--out", type=Path, default=Path("out/state-gradients.jsonl"), metavar="FILE",
-        help="(out/state-gradients.jsonl)")  # fmt: skip
-    add("--page", type=Path, default=Path("docs/state-gradients.md"), metavar="FILE",
-        help="(docs/state-gradients.md)")  # fmt: skip
+
+    def outcome(line: Line) -> str:
+        return "arrived" if line["success_environment"] else "missed"
+
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    console = Console(stderr=True)
-    found: list[Line] = []
-    plans = len(options.tasks) * len(options.seeds) * options.problems * len(options.modes)
-    try:
-        for line in lines(options, Log(options.out, ABOUT)):
-            found.append(line)
-            outcome = "arrived" if line["success_environment"] else "missed"
-            about = " ".join(str(line[name]) for name in ABOUT)
-            console.print(f"{len(found)}/{plans}: {about}: {outcome}", highlight=False)
-    except KeyboardInterrupt:
-        console.print("interrupted; the same command goes on from there")
-        return 130
-    options.page.parent.mkdir(parents=True, exist_ok=True)
-    options.page.write_text("\n".join(page(options, found)))
-    print(options.page.read_text())
-    return 0
+    total = len(options.tasks) * len(options.seeds) * options.problems * len(options.modes)
+    return write_page(options, ABOUT, lines, page, outcome, total)
 
 
 if __name__ == "__main__":
