@@ -1,17 +1,31 @@
-"""What the commands that train share: a stop between two steps, and bars of progress."""
+"""What the commands that train share: exit statuses, a stop between two steps, and progress."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from grasp_planner.interruptible import Report
-from grasp_planner.tasks.requirements import require
+from grasp_planner.interruptible import Report, TrainingInterrupted
+from grasp_planner.tasks.requirements import MissingExtraError, require
 
 INTERRUPTED = 130
 """What a shell reports for a process ended by Ctrl-C."""
+
+
+def exit_status(command: str, work: Callable[[], None]) -> int:
+    """Does the work of a command that trains; what keeps it from its end goes to standard error."""
+    try:
+        work()
+    except TrainingInterrupted as stop:
+        print(f"{stop}; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    except (MissingExtraError, ValueError, OSError) as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 @contextmanager

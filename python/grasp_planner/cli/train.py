@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 from grasp_planner import tasks
 from grasp_planner.cli.arguments import positive, seed, task_name
-from grasp_planner.cli.interruption import INTERRUPTED, progress, stop_requests
-from grasp_planner.interruptible import TrainingInterrupted
+from grasp_planner.cli.interruption import exit_status, progress, stop_requests
 from grasp_planner.tasks.card import metrics, write_card
 from grasp_planner.tasks.evaluation import evaluate, expert_checks
-from grasp_planner.tasks.requirements import MissingExtraError
 from grasp_planner.tasks.training import Recipe
 from grasp_planner.tasks.weights import save_weights
 
@@ -73,17 +70,10 @@ def recipes(field: str) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Trains; returns the exit status."""
-    try:
-        return _run(args)
-    except TrainingInterrupted as stop:
-        print(f"{stop}; the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED
-    except (MissingExtraError, ValueError, OSError) as error:
-        print(f"grasp train: {error}", file=sys.stderr)
-        return 2
+    return exit_status("grasp train", lambda: _run(args))
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> None:
     task_class = tasks.task_class(args.task)
     recipe: Recipe = replace(task_class.recipe, seed=args.seed)
     if args.transitions is not None:
@@ -106,4 +96,3 @@ def _run(args: argparse.Namespace) -> int:
     print(card.read_text(encoding="utf-8"))
     call = f"grasp_planner.tasks.load({task.name!r}, weights={str(folder)!r})"
     print(f"written to {folder}; use it: {call}")
-    return 0

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 from grasp_planner import tasks
 from grasp_planner.cli.arguments import positive, seed, task_name
-from grasp_planner.cli.interruption import INTERRUPTED, progress, stop_requests
-from grasp_planner.interruptible import TrainingInterrupted
-from grasp_planner.tasks.requirements import MissingExtraError
+from grasp_planner.cli.interruption import exit_status, progress, stop_requests
 from grasp_planner.tasks.surrogates import (
     default_recipe,
     save_surrogate,
@@ -47,17 +44,10 @@ def default_folder(task: str) -> Path:
 
 def run(args: argparse.Namespace) -> int:
     """Trains; returns the exit status."""
-    try:
-        return _run(args)
-    except TrainingInterrupted as stop:
-        print(f"{stop}; the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED
-    except (MissingExtraError, ValueError, OSError) as error:
-        print(f"grasp train-surrogate: {error}", file=sys.stderr)
-        return 2
+    return exit_status("grasp train-surrogate", lambda: _run(args))
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> None:
     task = tasks.load(args.task, weights=args.weights)
     recipe = replace(default_recipe(task.name), steps=args.steps, seed=args.seed)
     folder: Path = args.out or default_folder(task.name)
@@ -73,4 +63,3 @@ def _run(args: argparse.Namespace) -> int:
     card = write_card(folder, task, surrogate, recipe, seconds)
     print(card.read_text(encoding="utf-8"))
     print(f"written to {folder}; use it: task.surrogate({str(folder)!r})")
-    return 0
