@@ -179,13 +179,6 @@ def _check_executed(executed: Executed, actions: Tensor) -> None:
             raise ValueError(f"{name} must be a tensor of shape {shape}, got {found}")
 
 
-def _costs(setting: Setting, actions: Tensor, problems: Tensor) -> tuple[Tensor, Tensor]:
-    """The costs `(N,)` of actions `(N, T, A)`, and the last states `(N, D)`."""
-    last = setting.rollout(actions, problems)[:, -1]
-    error = last - setting.scaled(setting.goal[problems]).to(last)
-    return (setting.weight.to(last) * error.square()).sum(-1), last
-
-
 @dataclass(frozen=True, eq=False)
 class _Pressure:
     """How plans lie in the box. `(B,)` each.
@@ -207,9 +200,9 @@ class _Pressure:
         low, high = setting.bounds(width, dtype)
         with torch.enable_grad():
             controls = actions.to(dtype).requires_grad_()
-            cost, _ = _costs(setting, controls, problems)
+            cost = setting.costs(setting.rollout(controls, problems)[:, -1], problems)
             (gradient,) = torch.autograd.grad(cost.sum(), controls, materialize_grads=True)
-        margin = AT_BOUND * _half(low, high)
+        margin = AT_BOUND * setting.half_box(width, dtype)
         at_low, at_high = controls <= low + margin, controls >= high - margin
         outward = (at_low & (gradient > 0)) | (at_high & (gradient < 0))
         whole = gradient.flatten(1).norm(dim=1)
@@ -221,25 +214,20 @@ class _Pressure:
         return cls(cost.detach(), share(at_low | at_high), share(outward), free / whole)
 
 
-def _half(low: Tensor, high: Tensor) -> Tensor:
-    """Half the width of the box `(A,)`, 1 where it is open or a point."""
-    half = (high - low) / 2
-    return torch.where(half.isfinite() & (half > 0), half, 1.0)
-
-
 def _refine(setting: Setting, actions: Tensor, problems: Tensor) -> tuple[Tensor, Tensor]:
     """The least cost `(N,)` that Adam, clipped to the box, meets from there, and its distance."""
     width = actions.shape[2]
     _, dtype, _ = setting.precise(width)
     low, high = setting.bounds(width, dtype)
-    half = _half(low, high)
+    half = setting.half_box(width, dtype)
     with torch.enable_grad():
         units = (actions.to(dtype) / half).clone().requires_grad_()
         optimizer = torch.optim.Adam([units], lr=REFINEMENT_LR)
         best = units.new_full((len(units),), torch.inf)
         distance = torch.full_like(best, torch.nan)
         for k in range(REFINEMENTS + 1):
-            cost, last = _costs(setting, units * half, problems)
+            last = setting.rollout(units * half, problems)[:, -1]
+            cost = setting.costs(last, problems)
             here = setting.distances(last.detach(), problems)
             better = cost.detach() < best
             best = torch.where(better, cost.detach(), best)

@@ -45,7 +45,7 @@ def gradient_norms(
     plans, steps, width = actions.shape
     model, dtype, _ = setting.precise(width)
     start, goal = setting.scaled(setting.start).to(dtype), setting.scaled(setting.goal).to(dtype)
-    weight = setting.weight.to(dtype)
+    each = torch.arange(plans, device=actions.device)
     if states is None:
         trajectory = straight_line(start, goal, steps)
     else:
@@ -61,14 +61,14 @@ def gradient_norms(
         for control in controls:
             state = model(state, control)
             reached.append(state)
-        cost = (weight * (state - goal).square()).sum()
+        cost = setting.costs(state, each).sum()
         found = torch.autograd.grad(cost, [*controls, *reached], materialize_grads=True)
 
         joint = torch.stack([control.detach() for control in controls], 1).requires_grad_()
         inputs = trajectory[:, :-1].flatten(0, 1)
         prediction = model(inputs, joint.flatten(0, 1)).unflatten(0, (plans, steps))
         defects = (prediction[:, :-1] - trajectory[:, 1:-1]).square().sum()
-        lifted = defects + (weight * (prediction[:, -1] - goal).square()).sum()
+        lifted = defects + setting.costs(prediction[:, -1], each).sum()
         (by_joint,) = torch.autograd.grad(lifted, joint)
 
     def norms(gradients: Tensor) -> Tensor:

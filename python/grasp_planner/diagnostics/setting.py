@@ -120,6 +120,12 @@ class Setting:
             )
         return ends[0], ends[1]
 
+    def half_box(self, width: int, dtype: torch.dtype) -> Tensor:
+        """Half the width of the action box `(A,)`, 1 where it is open or a point."""
+        low, high = self.bounds(width, dtype)
+        half = (high - low) / 2
+        return torch.where(half.isfinite() & (half > 0), half, 1.0)
+
     def scaled(self, states: Tensor) -> Tensor:
         """Unscaled states `(..., D)` in units of `state_scale`, float64."""
         return states.to(torch.float64) / self.scale
@@ -139,14 +145,18 @@ class Setting:
         start = self.scaled(self.start if problems is None else self.start[problems]).to(dtype)
         return model.rollout(start, actions.to(dtype))
 
+    def costs(self, states: Tensor, problems: Tensor) -> Tensor:
+        """`(n,)`: what plans for `problems (n,)` cost that end in scaled states `(n, D)`."""
+        error = states - self.scaled(self.goal[problems]).to(states)
+        return (self.weight.to(states) * error.square()).sum(-1)
+
     def distances(self, states: Tensor, problems: Tensor) -> Tensor:
         """`(n,)`: how far scaled states `(n, D)` are from the goals of `problems (n,)`; NaN stays.
 
         In units of `success_radius`'s own measure: `distance`, else the square root of the cost.
         """
         if self.distance is None:
-            error = states - self.scaled(self.goal[problems]).to(states)
-            return (self.weight.to(states) * error.square()).sum(-1).sqrt()
+            return self.costs(states, problems).sqrt()
         found = self.distance(states * self.scale.to(states), problems)
         if not isinstance(found, Tensor) or found.shape != problems.shape:
             raise ValueError(

@@ -82,8 +82,7 @@ def landscape(
     steps, width = actions.shape[1:]
     _, dtype, _ = setting.precise(width)
     controls = actions.to(dtype)
-    low, high = setting.bounds(width, dtype)
-    half = torch.where((high - low).isfinite() & (high > low), (high - low) / 2, 1.0)
+    half = setting.half_box(width, dtype)
     with torch.no_grad():
         index = torch.tensor([problem], device=actions.device)
         virtual = setting.rollout(controls, index)[:, 1:-1]

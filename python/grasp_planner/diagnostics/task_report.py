@@ -17,7 +17,7 @@ from grasp_planner.diagnostics.failure import Attempts, Executed, explain_plans
 from grasp_planner.diagnostics.gradients import gradient_norms
 from grasp_planner.diagnostics.setting import Setting
 from grasp_planner.diagnostics.slices import landscape
-from grasp_planner.diagnostics.trajectory import DistanceProfile, profile_of, residuals
+from grasp_planner.diagnostics.trajectory import profile_of, residuals
 from grasp_planner.plan import Plan
 from grasp_planner.presets import PLANNERS, make_planner, planner_config
 from grasp_planner.tasks import MissingExtraError, Problems, Task
@@ -171,10 +171,10 @@ class Study:
     def distance(self) -> Report:
         """Every plan's distance to its goal, under the model and in truth."""
         model = _by_step(self.task.goal_distance, self.imagined, self.problems)
-        report: Report = {"model": _with_detour(profile_of(model)), "environment": None}
+        report: Report = {"model": profile_of(model), "environment": None}
         if self.executed is not None:
             real = _by_step(self.task.environment_distance, self.executed, self.problems)
-            report["environment"] = _with_detour(profile_of(real))
+            report["environment"] = profile_of(real)
         return report
 
     def residuals(self) -> Report:
@@ -299,10 +299,6 @@ def _by_step(
     """`(B, T + 1)`, of states `(B, T + 1, ...)`."""
     with torch.no_grad():
         return torch.stack([distance(row, problems) for row in states.unbind(1)], 1).double()
-
-
-def _with_detour(profile: DistanceProfile) -> Report:
-    return dict(vars(profile))
 
 
 def chosen_horizons(wanted: Sequence[int] | None, horizon: int) -> tuple[int, ...]:

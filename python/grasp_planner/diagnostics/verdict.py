@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
+from grasp_planner.diagnostics.numbers import percent
+
 VERDICTS = {
     "arrived": "the plan arrives under the model, and in truth where that is known",
     "model error": "it arrives under the model, and not in truth",
@@ -117,7 +119,7 @@ def _judge(e: Evidence) -> tuple[str, str]:
     stronger = {k: d for k, d in e.stronger.items() if e.arrives(d)}
     wider = {k: d for k, d in e.wider.items() if e.arrives(d)}
     longer = {f"T = {k}": d for k, d in sorted(e.longer.items()) if e.arrives(d)}
-    gain = f"lowers the cost by {_percent(e.refined_gain)}"
+    gain = f"lowers the cost by {percent(e.refined_gain)}"
     if e.arrives(e.refined_distance):
         words = f"Gradient descent from there arrives, at {e.refined_distance:.3g}."
         return "search ran out of iterations", f"{ended} {words}"
@@ -127,7 +129,7 @@ def _judge(e: Evidence) -> tuple[str, str]:
     if stronger:
         words = f"Gradient descent from there {gain}, and {best(stronger)} within T."
         return "search ran out of iterations", f"{ended} {words}"
-    pressing = f"{_percent(e.outward)} of the action numbers press against their bounds"
+    pressing = f"{percent(e.outward)} of the action numbers press against their bounds"
     if wider and (e.outward >= PRESSING or not longer):
         time = f" More time would do too: {best(longer)}." if longer else ""
         return "bound-limited", f"{ended} {pressing}; with {best(wider)}.{time}"
@@ -166,7 +168,3 @@ def _arrived(e: Evidence, radius: str) -> tuple[str, str]:
             f"end by {e.model_error:.3g}."
         )
     return "model error", f"{both} {words}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
