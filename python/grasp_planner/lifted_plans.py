@@ -145,12 +145,17 @@ class LiftedPlans(Algorithm):
             ours = objective.take(self.owner(plans))
             with torch.enable_grad():
                 lifted = states[:, None], actions[:, None]
-                cost = states.new_zeros(len(states), 1) + 0.0 * (states.sum() + actions.sum())
+                cost = states.new_zeros(len(states), 1)
                 if self.drawn:
                     cost = cost + ours.goal(lifted[0])
                 if objective.adds:
                     cost = cost + ours.extra(*lifted, search.now, self.pressed(plans))
-                found = torch.autograd.grad(cost.sum(), (states, actions))
+                total = cost.sum()
+            given = (states, actions)
+            if total.requires_grad:
+                found = torch.autograd.grad(total, given, allow_unused=True, materialize_grads=True)
+            else:  # all weights of this iteration are 0
+                found = tuple(torch.zeros_like(values) for values in given)
             costs.append(cost.detach()[:, 0])
             by_state.append(found[0])
             by_action.append(found[1])

@@ -293,25 +293,29 @@ class Search:
             while self.iterations < self.total and self._searching():
                 self.now = first = self.iterations + 1
                 self.iterations = self.algorithm.step(first)
-                self._note(first)
+                whole = not self.budget.spent  # else the step was cut short, within its sync
+                self._note(first, whole)
                 if self.budget.check():
+                    if whole:
+                        self.checkpoint.save(self.iterations, self._saved())
                     break
                 self._part(arrivals)
             if self._searching():
                 self.algorithm.finish()
-            self.finished = True
-            self.checkpoint.save(self.iterations, self._saved())
+            if not self.budget.spent:  # else there is more to do, when it is asked for again
+                self.finished = True
+                self.checkpoint.save(self.iterations, self._saved())
 
     def _searching(self) -> bool:
         """Whether anything is left to search; a batch of no problems is searched to the end."""
         return len(self.live) > 0 or self.problem.count == 0
 
-    def _note(self, first: int) -> None:
-        """Iterations `first ... self.iterations` are over."""
+    def _note(self, first: int, whole: bool) -> None:
+        """Iterations `first ... self.iterations` are over; only `whole` ones are gone on from."""
         for k in range(first, self.iterations + 1):
             self.watch.advanced(k)
         self.watch.reached(self.iterations, self.moment)
-        if self.checkpoint.due(self.iterations):
+        if whole and self.checkpoint.due(self.iterations):
             self.checkpoint.save(self.iterations, self._saved())
 
     def _part(self, arrivals: Arrivals) -> None:
@@ -349,6 +353,7 @@ class Search:
         self.objective = self.objective.take(saved["live"])
         for name in SAVED:
             setattr(self, name, saved[name])
+        self.now = max(self.iterations, 1)  # which `finish` may be asked at, next of all
         for name, value in saved["variables"].items():
             setattr(self.algorithm, name, value)
 

@@ -221,7 +221,13 @@ def poisoned(state, action):
 @pytest.mark.parametrize("model", [exploding, poisoned])
 @pytest.mark.parametrize(
     "variant",
-    [{}, {"state_gradient_scale": 0.5}, {"state_optimizer": "adam"}, {"max_rows": 5}],
+    [
+        {},
+        {"state_gradient_scale": 0.5},
+        {"state_optimizer": "adam"},
+        {"max_rows": 5},
+        {"running_goal_weight": 0.1, "action_weight": 0.1},
+    ],
     ids=str,
 )
 def test_a_broken_plan_breaks_no_other(model, variant) -> None:

@@ -20,8 +20,11 @@ from grasp_planner import (
     ModelFailureWarning,
     Moment,
     Plan,
+    Schedule,
     WorldModelError,
 )
+from grasp_planner.inputs import check_problem
+from grasp_planner.search import Search
 from planner_cases import arithmetic
 from torch import Tensor
 
@@ -213,6 +216,51 @@ def test_a_killed_search_goes_on_to_the_same_bits(case: int, tmp_path: Any) -> N
     done.clear()
     assert cases.same_plans(planner.plan(**given, **saving, progress=done.append), expected)
     assert done == []  # it holds the end
+
+
+@every_planner
+def test_a_search_that_is_killed_as_it_finishes(kind: str, tmp_path: Any, monkeypatch: Any) -> None:
+    """After its last iteration, where weights have come to their ends."""
+    start, goal = cases.problems(3)
+    falling = Schedule(5.0, 0.1, "linear")
+    planner = cases.planner(kind, arithmetic, action_weight=falling)
+    expected = planner.plan(start, goal)
+    algorithm = type(
+        Search(
+            planner, check_problem(arithmetic, planner.config, start, goal, None, None)
+        ).algorithm
+    )
+
+    def killed_there(self: Any) -> None:
+        raise KeyboardInterrupt
+
+    saving = {"checkpoint": tmp_path / "search.pt", "checkpoint_every": 1}
+    with monkeypatch.context() as patched:
+        patched.setattr(algorithm, "finish", killed_there)
+        with pytest.raises(KeyboardInterrupt):
+            planner.plan(start, goal, **saving)
+    done: list[int] = []
+    plan = planner.plan(start, goal, **saving, progress=done.append)
+    assert done == []
+    assert cases.same_plans(plan, expected)
+
+
+@every_planner
+def test_out_of_time_is_no_end(kind: str, tmp_path: Any) -> None:
+    """The same call, again and again, goes on until all is done."""
+    start, goal = cases.problems(3)
+    planner = cases.planner(kind, arithmetic)
+    expected = planner.plan(start, goal)
+    saving = {"checkpoint": tmp_path / "search.pt", "checkpoint_every": 100}
+    made: list[int] = []
+    for _ in range(2 * expected.iterations + 2):
+        plan = planner.plan(start, goal, **saving, time_budget_ms=1e-6, progress=made.append)
+        if not plan.out_of_time:
+            break
+    plan = planner.plan(start, goal, **saving, progress=made.append)
+    assert not plan.out_of_time
+    assert sorted(set(made)) == list(range(1, expected.iterations + 1))
+    assert cases.same_plans(plan, expected)
 
 
 def test_whole_plan_kernels_go_on_too(tmp_path: Any) -> None:
