@@ -7,11 +7,10 @@ says in its header which that is: it is refused beside another.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,8 +21,8 @@ from grasp_planner.surrogate import Surrogate, SurrogateRecipe, fit
 from grasp_planner.surrogate_errors import measure
 from grasp_planner.tasks.data import collect
 from grasp_planner.tasks.evaluation import EVALUATION_STREAM
-from grasp_planner.tasks.requirements import require
 from grasp_planner.tasks.training import gather_data
+from grasp_planner.tasks.weights import load_module, save_module
 
 if TYPE_CHECKING:
     from grasp_planner.tasks.task import Task
@@ -35,7 +34,7 @@ TRANSITIONS = 60_000
 #: Where the default recipe's noise would be too little: beside 32 latent features, two are true.
 STATE_NOISE = {"wall-pixels": 0.3}
 _EPISODES, _STEPS = 150, 80  # to measure on
-_HEADER = "surrogate"
+_KIND = "surrogate"
 
 
 def default_recipe(task: str) -> SurrogateRecipe:
@@ -106,19 +105,9 @@ def _rows(task: Task, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
 
 def save_surrogate(surrogate: Surrogate, folder: Path, *, task: Task) -> Path:
     """Writes the tensors, and what they belong to; returns the file's path."""
-    from safetensors.torch import save_file
-
+    whose = fingerprint(task.world_model)
     path = folder / SURROGATE_FILE
-    header = {
-        "task": task.name,
-        "architecture": type(surrogate).__name__,
-        "sizes": surrogate.sizes,
-        "world_model": fingerprint(task.world_model),
-    }
-    tensors = {name: value.contiguous() for name, value in surrogate.state_dict().items()}
-    save_file(tensors, path, metadata={_HEADER: json.dumps(header)})
-    path.chmod(0o644)  # safetensors writes for the owner alone; a package is read by others
-    return path
+    return save_module(surrogate, path, _KIND, task=task.name, world_model=whose)
 
 
 def load_surrogate(task: Task, folder: Path | None = None) -> Surrogate:
@@ -128,25 +117,21 @@ def load_surrogate(task: Task, folder: Path | None = None) -> Surrogate:
         FileNotFoundError: there is none; the message says how to train one.
         ValueError: the file is of another task, or of another world model of this one.
     """
-    safetensors = require("safetensors", task=task.name)
     path = (folder or task.folder) / SURROGATE_FILE
     command = f"grasp train-surrogate {task.name} --out {path.parent}"
     if not path.exists():
         raise FileNotFoundError(f"{task.name}: no surrogate at {path}; train one with `{command}`")
-    with safetensors.safe_open(path, framework="pt") as file:
-        header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
-        found = header.get("task")
-        if found != task.name:
-            raise ValueError(f"{path} holds a surrogate of {found!r}, not of {task.name!r}")
+
+    def build(header: dict[str, Any]) -> Surrogate:
         if header["world_model"] != fingerprint(task.world_model):
             raise ValueError(
                 f"{path} belongs to another world model of {task.name}; train one of this with "
                 f"`{command}`"
             )
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    surrogate = Surrogate(**header["sizes"])
-    surrogate.load_state_dict(tensors)
-    return surrogate.eval().requires_grad_(False)
+        return Surrogate(**header["sizes"])
+
+    found: Surrogate = load_module(path, _KIND, task=task.name, build=build)
+    return found
 
 
 def write_card(
