@@ -19,10 +19,10 @@ from collections.abc import Iterator, Sequence
 from grasp_bench.comparison import arguments, in_turns, share, write_page
 from grasp_bench.log import Line, Log
 from grasp_planner import tasks
-from grasp_planner.cli.arguments import positive, seed
+from grasp_planner.base import Planner
+from grasp_planner.cli.arguments import positive, seed, weight
 from grasp_planner.evaluation.results import table
 from grasp_planner.presets import make_planner
-from grasp_planner.search import Planner
 from grasp_planner.tasks import Task
 
 Turn = tuple[str, bool]  # a planner, and whether it stops
@@ -112,7 +112,7 @@ def main(given: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--problems", type=positive, default=24, metavar="B", help="per task (24)")
     add("--seed", type=seed, default=0, metavar="S", help="of problems and noise (0)")
-    add("--share", type=float, default=0.0005, metavar="S",
+    add("--share", type=weight, default=0.0005, metavar="S",
         help="stop_cost in sums of the goal weights (0.0005)")  # fmt: skip
     options = parser.parse_args(given)
 

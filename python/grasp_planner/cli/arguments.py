@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -40,26 +41,23 @@ def listed(parse: Callable[[str], T]) -> Callable[[str], list[T]]:
     return lambda text: list(dict.fromkeys(parse(part) for part in text.split(",")))
 
 
-def fraction(text: str) -> float:
-    """An argparse type: a number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:  # also for NaN
-        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, not {text!r}")
-    return value
+def number(most: float, words: str) -> Callable[[str], float]:
+    """An argparse type: from 0 to `most`; in `words` for those who give another."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value <= most:  # also for NaN
+            raise argparse.ArgumentTypeError(f"must be {words}, not {text!r}")
+        return value
+
+    return parse
 
 
-def weight(text: str) -> float:
-    """An argparse type: a finite number from 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:  # also for NaN
-        raise argparse.ArgumentTypeError(f"must be a finite number from 0, not {text!r}")
-    return value
+fraction = number(1.0, "a number from 0 to 1")
+weight = number(sys.float_info.max, "a finite number from 0")
 
 
 def task_name(text: str) -> str:
