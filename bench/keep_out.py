@@ -22,6 +22,7 @@ import torch
 from grasp_bench.options_table import replaced
 from grasp_planner import Constraint, Plan, tasks
 from grasp_planner.cli.arguments import positive, seed
+from grasp_planner.evaluation.figures import new_figure
 from grasp_planner.evaluation.results import table
 from grasp_planner.presets import PLANNERS, make_planner
 from torch import Tensor
@@ -173,10 +174,6 @@ def draw(path: Path, scene: Scene, lines: dict[tuple[str, str], list[dict[str, A
 
     The one where the penalty's plans end furthest from their goal; a cross is such an end.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
     from matplotlib.patches import Circle
 
     far = [sum(lines[name, LIGHT][b]["off"] for name in NAMES) for b in range(len(scene.start))]
@@ -186,7 +183,7 @@ def draw(path: Path, scene: Scene, lines: dict[tuple[str, str], list[dict[str, A
     low, high = shown.amin(0) - 0.12, shown.amax(0) + 0.12
     shape = ((high - low) / (high - low).max()).tolist()
     size = (9.0, 4.5 * shape[1] / shape[0] + 1.0)
-    figure, panels = plt.subplots(1, 2, figsize=size, constrained_layout=True)
+    figure, panels = new_figure(1, 2, *size)
     for panel, method in zip(panels, (LIGHT, RAISED), strict=True):
         (left, bottom), (right, top) = low.tolist(), high.tolist()
         panel.set(xlim=(left, right), ylim=(bottom, top), xticks=(), yticks=())
@@ -212,7 +209,6 @@ def draw(path: Path, scene: Scene, lines: dict[tuple[str, str], list[dict[str, A
     figure.legend(handles, labels, loc="outside lower center", ncols=len(NAMES), frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, bbox_inches="tight")
-    plt.close(figure)
 
 
 def main() -> None:
@@ -221,7 +217,8 @@ def main() -> None:
     add("--problems", type=positive, default=8, metavar="B", help="of each scene (8)")
     add("--seed", type=seed, default=0, help="of problems and noise (0)")
     add("--page", type=Path, metavar="FILE", help="a page to write the tables into (none)")
-    add("--figure", type=Path, default=Path("out/keep-out.png"), help="(out/keep-out.png)")
+    add("--figure", type=Path, default=Path("out/keep-out.png"), metavar="FILE",
+        help="a picture of a problem (out/keep-out.png)")  # fmt: skip
     options = parser.parse_args()
     torch.set_num_threads(1)
     parts = []

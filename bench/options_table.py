@@ -105,7 +105,7 @@ def replaced(page: str, begin: str, end: str, text: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Writes the table of options into a page.")
-    parser.add_argument("page", type=Path)
+    parser.add_argument("page", type=Path, help="has the two markers")
     page: Path = parser.parse_args().page
     page.write_text(replaced(page.read_text(), BEGIN, END, table()))
 
