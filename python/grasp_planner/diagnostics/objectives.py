@@ -79,7 +79,7 @@ class Objectives:
 
 
 class LeastSquares:
-    """`f(x) = |r(x)|^2` at one point: its gradient, and products with its second derivatives.
+    """`f(x) = |r(x)|^2` at one point: products with its second derivatives.
 
     With J the Jacobian of r, the Hessian is `2 J^T J + 2 sum_i r_i (d^2 r_i / dx^2)`; the first
     term is Gauss-Newton's. `J v` is the derivative, for u, of `J^T u`, which is linear in u: so
@@ -101,11 +101,6 @@ class LeastSquares:
             self._pulled = _derivative(self.residual, self.x, self._dual, create_graph=True)
         if not bool(self.residual.isfinite().all() & self._gradient.isfinite().all()):
             raise ValueError("world_model gives NaN or infinite residuals or gradients here")
-
-    @property
-    def gradient(self) -> Tensor:
-        """`(n,)`."""
-        return self._gradient.detach()
 
     def jacobian(self) -> Tensor:
         """J `(m, n)`, assembled row by row: m backward passes."""
