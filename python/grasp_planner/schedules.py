@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 KINDS = ("constant", "linear", "cosine")
 
@@ -17,6 +18,11 @@ class Schedule:
         cosine      end + (start - end) (1 + cos(pi p)) / 2
 
     A schedule is a function of k alone, so a planner can tabulate it on the device before the loop.
+
+    Attributes:
+        start: in iteration 1. Finite and >= 0, and within the range of the option that it is for.
+        end: in iteration K, in the same range; of a constant schedule, and of no other, None. None.
+        kind: "constant", "linear" or "cosine". "constant".
     """
 
     start: float
@@ -34,12 +40,13 @@ class Schedule:
                 if self.end is None
                 else f"end must be None for a constant schedule, got {self.end}"
             )
-        for name, value in (("start", self.start), ("end", self.end)):
-            if value is not None and (
-                isinstance(value, bool) or not isinstance(value, (int, float))
-            ):
+        numbers: dict[str, Any] = {"start": self.start}
+        if self.end is not None:
+            numbers["end"] = self.end
+        for name, value in numbers.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-            if value is not None and not (math.isfinite(value) and value >= 0):
+            if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be finite and not negative, got {value}")
 
     def __str__(self) -> str:

@@ -270,7 +270,7 @@ def test_a_bad_argument_of_mpc_is_refused_by_name(name: str) -> None:
 
 
 BAD_SCHEDULES: list[tuple[dict[str, Any], str]] = [
-    *(({"start": bad}, "start") for bad in (-1.0, NAN, INF, "1", True, (1.0,))),
+    *(({"start": bad}, "start") for bad in (-1.0, NAN, INF, "1", None, True, (1.0,))),
     *(({"end": bad, "kind": "linear"}, "end") for bad in (-1.0, NAN, INF, "1", None, True)),
     *(({"kind": bad}, "kind") for bad in ("square", 3, None)),
     ({"end": 1.0}, "end"),
