@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 import torch
 from grasp_bench.log import Line, Log
+from grasp_planner.base import Planner
 from grasp_planner.cli.arguments import listed, positive, task_name
 from grasp_planner.evaluation.statistics import wilson
 from grasp_planner.evaluation.worker import plan_unit
-from grasp_planner.search import Planner
 from grasp_planner.tasks import Task
 from rich.console import Console
 

@@ -3,6 +3,7 @@
 plan = GraspPlanner(world_model, GraspConfig(horizon=50)).plan(start, goal)
 """
 
+from grasp_planner.base import Planner
 from grasp_planner.baselines import (
     CEMConfig,
     CEMPlanner,
@@ -17,6 +18,7 @@ from grasp_planner.baselines import (
 )
 from grasp_planner.config import GraspConfig
 from grasp_planner.goals import Alternatives, Ball, Goal, Region, Subset, Waypoints
+from grasp_planner.interruptible import CheckpointMismatchError
 from grasp_planner.isolation import ModelFailureWarning
 from grasp_planner.latents import LatentModel
 from grasp_planner.lifted_newton import LiftedNewtonConfig, LiftedNewtonPlanner
@@ -25,9 +27,8 @@ from grasp_planner.mpc import MPC, Control
 from grasp_planner.options import Constraint, PlannerConfig
 from grasp_planner.plan import NonFiniteWarning, Plan
 from grasp_planner.planner import GraspPlanner
-from grasp_planner.running import CheckpointMismatchError, Moment
+from grasp_planner.running import Moment
 from grasp_planner.schedules import Schedule
-from grasp_planner.search import Planner
 from grasp_planner.world_model import WorldModel, WorldModelError
 
 __all__ = [

@@ -29,7 +29,7 @@ def never() -> bool:
 
 
 class CheckpointMismatchError(ValueError):
-    """The folder holds a run of another recipe."""
+    """A file is of another computation: other arguments, settings, weights or recipe."""
 
 
 class TrainingInterrupted(Exception):

@@ -21,7 +21,7 @@ from grasp_planner.plan import Plan, level_of_caller
 from grasp_planner.world_model import WorldModelError
 
 if TYPE_CHECKING:
-    from grasp_planner.search import Planner
+    from grasp_planner.base import Planner
 
 Solve = Callable[["Planner", Problem, bool], Plan]
 """`solve(planner, problem, whole)`: a plan, or an error; `whole` unless it is a part of a batch."""
@@ -34,25 +34,29 @@ class ModelFailureWarning(RuntimeWarning):
 def solve_apart(planner: Planner, problem: Problem, solve: Solve) -> Plan:
     """The plans of all problems that can be planned; an error if none can."""
     plan, first_error = _try(planner, problem, solve, whole=True)
-    if plan is not None:
+    if plan is not None or first_error is None:
+        assert plan is not None
         return plan
     parts: list[tuple[list[int], Plan | None]] = []
     failures: dict[int, str] = {}
-    pending = [list(range(problem.count))]
-    pending = _halves(pending.pop()) if problem.count > 1 else pending
-    while pending:
-        rows = pending.pop()
-        plan, error = _try(planner, problem.take(rows), solve, whole=False)
-        if plan is None and len(rows) > 1:
-            pending += _halves(rows)
+    failed = [(list(range(problem.count)), first_error)]
+    while failed:
+        rows, error = failed.pop()
+        if len(rows) > 1:
+            for half in _halves(rows):
+                plan, found = _try(planner, problem.take(half), solve, whole=False)
+                if found is None:
+                    parts.append((half, plan))
+                else:
+                    failed.append((half, found))
             continue
-        if plan is None and error is not None and error.out_of_memory:
+        plan = None
+        if error.out_of_memory:
             plan, error = _with_fewer_rows(planner, problem.take(rows), solve, error)
         if plan is None:
-            failures[rows[0]] = str(error)
+            failures.update(dict.fromkeys(rows, str(error)))
         parts.append((rows, plan))
     if len(failures) == problem.count:
-        assert first_error is not None
         raise first_error
     if failures:
         ids = ", ".join(f"plan_id {int(problem.problem_ids[b])}" for b in sorted(failures)[:10])
@@ -84,23 +88,23 @@ def _try(
 
 def _with_fewer_rows(
     planner: Planner, problem: Problem, solve: Solve, error: WorldModelError
-) -> tuple[Plan | None, WorldModelError | None]:
-    """`max_rows` halved until the plan fits."""
-    plan, failed = None, error
+) -> tuple[Plan | None, WorldModelError]:
+    """`max_rows` halved until the plan fits; the last error if it never does."""
     most = planner.config.max_rows or planner._samples() * planner.config.horizon
-    while plan is None and failed.out_of_memory and most > 1:
+    while error.out_of_memory and most > 1:
         most //= 2
         smaller = copy.copy(planner)
         smaller.config = replace(planner.config, max_rows=most)
         plan, found = _try(smaller, problem, solve, whole=False)
-        failed = found or failed
-    return plan, None if plan is not None else failed
+        if found is None:
+            return plan, error
+        error = found
+    return None, error
 
 
 def _halves(rows: list[int]) -> list[list[int]]:
-    """The second half first: the last of a list is taken first."""
     middle = (len(rows) + 1) // 2
-    return [rows[middle:], rows[:middle]]
+    return [rows[:middle], rows[middle:]]
 
 
 def _joined(

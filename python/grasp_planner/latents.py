@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from grasp_planner.options import check_whole
 from grasp_planner.world_model import Wrapper, module_of
 
 
@@ -65,13 +65,13 @@ class LatentModel(Wrapper):
         if not callable(world_model):
             raise TypeError(f"world_model must be callable, got {type(world_model).__name__}")
         self.world_model = world_model
-        self.history = _whole("history", history, 1)
-        self.noise_features = _whole("noise_features", noise_features, 0)
+        self.history = check_whole("history", history, 1)
+        self.noise_features = check_whole("noise_features", noise_features, 0)
         owners = (world_model, module_of(world_model))
         told = [getattr(owner, "action_features", None) for owner in owners]
         own = next((n for n in told if isinstance(n, int)), None)
         if action_features is not None:
-            own = _whole("action_features", action_features, 1)
+            own = check_whole("action_features", action_features, 1)
         if own is not None:
             self.action_features = own
         self.latents: dict[str, tuple[int, ...]] | None = None
@@ -79,7 +79,7 @@ class LatentModel(Wrapper):
             if not isinstance(latents, Mapping) or not latents:
                 raise TypeError(f"latents must be names and shapes, got {latents!r}")
             self.latents = {
-                str(name): tuple(_whole(f"latents[{name!r}]", n, 1) for n in shape)
+                str(name): tuple(check_whole(f"latents[{name!r}]", n, 1) for n in shape)
                 for name, shape in latents.items()
             }
 
@@ -148,11 +148,3 @@ class LatentModel(Wrapper):
         if self.latents is None or not isinstance(found, Mapping):
             return found  # a tensor is checked by the planner
         return self.pack(found, "the world model's next state")
-
-
-def _whole(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return int(value)

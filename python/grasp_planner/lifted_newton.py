@@ -15,14 +15,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from grasp_kernels import action_step_
+from grasp_planner.base import Planner
 from grasp_planner.blocks import first_of_blocks, hold_actions
 from grasp_planner.costs import excess
 from grasp_planner.newton import PRODUCTS, NewtonSteps, refine_by_rollout, refine_lifted
 from grasp_planner.options import PlannerConfig, choice, integer, number, positive, schedule
 from grasp_planner.population import fresh_actions, pick, smallest, take, uniform
 from grasp_planner.schedules import Schedule, geometric
-from grasp_planner.search import Algorithm, Planner, Search
+from grasp_planner.search import Algorithm, Search
 
 # Which iteration's noise is whose: a round has so many of its own, for sampling and for scoring.
 STREAMS = 8
@@ -124,31 +124,6 @@ class LiftedNewtonConfig(PlannerConfig):
             )
 
 
-class LiftedNewtonPlanner(Planner):
-    """Population and lifted Gauss-Newton; see the module.
-
-        planner = LiftedNewtonPlanner(world_model, LiftedNewtonConfig(horizon=50, action_low=-1.0))
-        plan = planner.plan(start, goal)      # start, goal (B, D); plan.actions (B, T, A)
-
-    The plan returned is the candidate with the best robust cost; its own cost is that of its exact
-    rollout. A warm start is the first sample, and a candidate as it is.
-    """
-
-    config_type: ClassVar = LiftedNewtonConfig
-
-    def _samples(self) -> int:
-        config: LiftedNewtonConfig = self.config
-        return max(
-            config.samples, config.resamples, config.candidates * (config.score_rollouts + 1)
-        )
-
-    def _iterations(self) -> int:
-        return int(self.config.rounds)
-
-    def _algorithm(self, search: Search) -> Algorithm:
-        return _Population(search)
-
-
 class _Population(Algorithm):
     """The rounds. Blocks of actions are `(B', R, K, A)`, one action per `hold` steps.
 
@@ -161,12 +136,12 @@ class _Population(Algorithm):
 
     def __init__(self, search: Search) -> None:
         super().__init__(search)
-        problem, unit = search.problem, search.half_width
+        problem, unit = search.problem, search.box.half_width
         self.steps = NewtonSteps(
             goal_weight=search.goal_weight,
             hold=self.config.hold,
-            low=search.low,
-            high=search.high,
+            low=search.box.low,
+            high=search.box.high,
             max_action_step=self.config.max_action_step * float(unit.max()) if len(unit) else 1.0,
             max_state_step=self.config.max_state_step,
             damping=self.config.damping,
@@ -252,30 +227,21 @@ class _Population(Algorithm):
         Second-order steps know the goal alone, and may have cut through what the rest forbids.
         """
         search, config = self.search, self.config
-        centre, unit = search.centre, search.half_width
-        low, high = (search.low - centre) / unit, (search.high - centre) / unit
-        moving = ((blocks - centre) / unit).flatten(0, 1).contiguous()
+        moving = search.box.to_units(blocks).flatten(0, 1).contiguous()
         memory: dict[str, Any] = {}
         raises = config.constraint_method != "penalty"
         pressed = search.multipliers
         if pressed is not None:  # each candidate's own from here on
             pressed = pressed.expand(-1, blocks.shape[1], -1)
         for j in range(1, config.cost_steps + 1):
-            plans = search.clip(centre + unit * moving.unflatten(0, blocks.shape[:2]))
+            plans = search.box.from_units(moving).unflatten(0, blocks.shape[:2])
             states, gradient = search.imagine_gradient(self.held(plans), pressed)
             if pressed is not None and raises and j % PRESSED_EVERY == 0:
                 values, equal = search.objective.constraints(states, self.held(plans))
                 pressed = search.objective.raised(pressed, values, equal, search.now)
-            action_step_(
-                moving,
-                torch.nan_to_num(unit * gradient, 0.0, 0.0, 0.0).flatten(0, 1).contiguous(),
-                memory,
-                lr=geometric(config.cost_lr, 0.1 * config.cost_lr, j, config.cost_steps),
-                low=low,
-                high=high,
-                compare_bounds=False,
-            )
-        return search.clip(centre + unit * moving.unflatten(0, blocks.shape[:2]))
+            lr = geometric(config.cost_lr, 0.1 * config.cost_lr, j, config.cost_steps)
+            search.box.descend_(moving, gradient.flatten(0, 1), memory, lr=lr)
+        return search.box.from_units(moving).unflatten(0, blocks.shape[:2])
 
     # ------------------------------------------------------------------------------------- samples
 
@@ -296,12 +262,12 @@ class _Population(Algorithm):
             keep=(1 - self.config.changes / blocks, 1 - 1 / blocks),
         )
         sizes = uniform(self.noise(count, stream + 6)[:, :, :1, :1], self.config.least_amplitude)
-        return search.clip(search.centre + search.half_width * sizes * values)
+        return search.box.from_units(sizes * values)
 
     def first_samples(self) -> Tensor:
         """The warm start (or no action), and fresh ones."""
         blocks = self.fresh(self.config.samples, 0)
-        blocks[:, 0] = self.search.clip(first_of_blocks(self.search.warm, self.config.hold))
+        blocks[:, 0] = self.search.box.clip(first_of_blocks(self.search.warm, self.config.hold))
         return blocks
 
     def later_samples(self, r: int) -> Tensor:
@@ -329,7 +295,8 @@ class _Population(Algorithm):
         for k in range(1, self.config.blocks):
             smooth.append(0.7 * smooth[-1] + 0.51**0.5 * noise[:, :, k])
         size = self.config.elite_noise * uniform(sizes[:, :, :1, :1])
-        return search.clip(elites[:, which] + size * search.half_width * torch.stack(smooth, 2))
+        step = size * search.box.half_width * torch.stack(smooth, 2)
+        return search.box.clip(elites[:, which] + step)
 
     def crossed(self, count: int, stream: int) -> Tensor:
         """Each action feature from an elite or from one of the pool."""
@@ -354,11 +321,11 @@ class _Population(Algorithm):
         features = search.problem.state_features
         start_shake = search.normals(copies, 1, features, STREAMS * config.rounds + 1)
         start_shake[:, 0] = 0
-        noisy = actions[:, :, None] + config.score_action_noise * search.half_width * shake
+        noisy = actions[:, :, None] + config.score_action_noise * search.box.half_width * shake
         start = search.start[:, None].repeat(1, copies, 1)
         start[:, :, :features] += config.score_state_noise * start_shake[:, :, 0]
         start = start[:, None].expand(-1, count, -1, -1)
-        noisy = search.clip(noisy).flatten(1, 2)
+        noisy = search.box.clip(noisy).flatten(1, 2)
         states = search.imagine(noisy, start.flatten(1, 2))
         cost = search.cost_of(states, noisy).unflatten(1, (count, copies))
         exact_states = states.unflatten(1, (count, copies))[:, :, 0]
@@ -375,7 +342,7 @@ class _Population(Algorithm):
         share = cost / (cost + scale)
         share = torch.where(torch.isfinite(cost), share, torch.inf)
         exact, noisy = share[:, :, 0], share[:, :, min(1, copies - 1) :].mean(2)
-        effort = ((actions - search.centre) / search.half_width).square().mean((2, 3))
+        effort = search.box.to_units(actions).square().mean((2, 3))
         # Bounded, and only as far as a plan arrives: no plan that is lost wins by being lazy.
         gentle = (
             config.effort_weight(search.now, config.rounds)
@@ -386,3 +353,26 @@ class _Population(Algorithm):
         )
         robust = torch.where(torch.isfinite(exact + noisy), exact + noisy + gentle, torch.inf)
         return robust, exact_states, judged, violation
+
+
+class LiftedNewtonPlanner(Planner):
+    """Population and lifted Gauss-Newton; see the module.
+
+        planner = LiftedNewtonPlanner(world_model, LiftedNewtonConfig(horizon=50, action_low=-1.0))
+        plan = planner.plan(start, goal)      # start, goal (B, D); plan.actions (B, T, A)
+
+    The plan returned is the candidate with the best robust cost; its own cost is that of its exact
+    rollout. A warm start is the first sample, and a candidate as it is.
+    """
+
+    config_type: ClassVar = LiftedNewtonConfig
+    algorithm_type: ClassVar = _Population
+
+    def _samples(self) -> int:
+        config: LiftedNewtonConfig = self.config
+        return max(
+            config.samples, config.resamples, config.candidates * (config.score_rollouts + 1)
+        )
+
+    def _iterations(self) -> int:
+        return int(self.config.rounds)

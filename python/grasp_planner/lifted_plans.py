@@ -346,7 +346,7 @@ class LiftedPlans(Algorithm):
         if steps == 0:
             return
         config, problem = self.config, self.problem
-        low, high = self.search.low, self.search.high
+        low, high = self.search.box.low, self.search.box.high
         weight = problem.goal_feature_weight
         how = newton.NewtonSteps(
             goal_weight=torch.ones_like(problem.units) if weight is None else weight,

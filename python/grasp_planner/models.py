@@ -34,9 +34,9 @@ class GeneralPathWarning(UserWarning):
 class KernelModel:
     """An MLP world model, its rollouts and Jacobians in one launch each."""
 
-    def __init__(self, dynamics: MLPDynamics, path: str = KERNELS) -> None:
+    def __init__(self, dynamics: MLPDynamics) -> None:
         self.dynamics = dynamics
-        self.path = path
+        self.path = KERNELS
 
     def __call__(self, state: Tensor, action: Tensor) -> Tensor:
         """Next states `(rows, D)`: rollouts of one step."""

@@ -8,19 +8,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from grasp_planner.base import Planner
 from grasp_planner.goals import Goal
 from grasp_planner.inputs import rows_of
 from grasp_planner.latents import LatentModel
+from grasp_planner.options import check_whole
 from grasp_planner.plan import Plan
 from grasp_planner.population import take
 from grasp_planner.running import Budget
-from grasp_planner.search import Planner
 from grasp_planner.world_model import frozen
 
 Policy = Callable[[Tensor], Tensor]
@@ -101,8 +101,8 @@ class MPC:
             raise ValueError(f"tail must be 'hold', 'zero' or a policy, got {tail!r}")
         self.planner = planner
         self.horizon: int = planner.config.horizon
-        self.execute = _count("execute", execute, self.horizon)
-        self.repeat = _count("repeat", repeat, None)
+        self.execute = check_whole("execute", execute, 1, self.horizon, "the horizon")
+        self.repeat = check_whole("repeat", repeat, 1)
         self.tail = tail
         Budget(time_budget_ms, torch.device("cpu"))  # refuses what is no time
         self.time_budget_ms = time_budget_ms
@@ -278,15 +278,6 @@ class _Batch:
         self.steps[rows] = 0
         self.plans[rows] += 1
         self.fresh[rows] = False
-
-
-def _count(name: str, value: int, most: int | None) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if value < 1 or (most is not None and value > most):
-        allowed = "at least 1" if most is None else f"from 1 to the horizon, {most}"
-        raise ValueError(f"{name} must be {allowed}, got {value}")
-    return int(value)
 
 
 def _rows(name: str, value: Any) -> Any:

@@ -240,6 +240,19 @@ def _check_int(name: str, value: Any, low: int, high: float) -> int:
     return int(value)
 
 
+def check_whole(
+    name: str, value: Any, least: int, most: float = math.inf, most_is: str = ""
+) -> int:
+    """An int from `least` to `most`, which is called `most_is`; or an error that names it."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    number = int(value)
+    if not least <= number <= most:
+        allowed = f"at least {least}" if most == math.inf else f"from {least} to {most_is}, {most}"
+        raise ValueError(f"{name} must be {allowed}, got {value}")
+    return number
+
+
 def _check_number(name: str, value: Any, low: float, high: float = math.inf) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")

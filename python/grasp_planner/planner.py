@@ -7,12 +7,13 @@ from collections.abc import Callable
 from torch import Tensor
 
 from grasp_planner import whole_plan
+from grasp_planner.base import Planner
 from grasp_planner.config import GAUSS_NEWTON, GraspConfig
 from grasp_planner.costs import NEVER
 from grasp_planner.inputs import Problem
 from grasp_planner.lifted_plans import LiftedPlans, Surrogate
 from grasp_planner.models import KERNELS, KernelModel
-from grasp_planner.search import Algorithm, Planner, Search
+from grasp_planner.search import Algorithm, Search
 from grasp_planner.world_model import CheckedModel, WorldModel
 
 
@@ -58,15 +59,12 @@ class GraspPlanner(Planner):
     def _samples(self) -> int:
         return int(self.config.candidates)
 
-    def _iterations(self) -> int:
-        return int(self.config.iterations)
-
     def _open(self, problem: Problem) -> KernelModel | CheckedModel:
-        dynamics, why_not = whole_plan.find_dynamics(self.world_model, self.config, problem)
-        if dynamics is not None:
-            return KernelModel(dynamics, whole_plan.WHOLE_PLAN)
         model = super()._open(problem)
-        model.path = model.path if model.path != KERNELS else f"{KERNELS} call by call: {why_not}"
+        if isinstance(model, KernelModel):
+            obstacle = whole_plan.obstacle(self.config, problem)
+            one_by_one = f"{KERNELS} call by call: {obstacle}"
+            model.path = whole_plan.WHOLE_PLAN if obstacle is None else one_by_one
         if not model.markov and self.config.sync_optimizer == GAUSS_NEWTON:
             raise ValueError(
                 "config.sync_optimizer 'gauss-newton' needs a world model of single states without "

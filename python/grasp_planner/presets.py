@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from grasp_planner.base import Planner
 from grasp_planner.baselines import (
     CEMConfig,
     CEMPlanner,
@@ -21,7 +22,6 @@ from grasp_planner.config import GraspConfig
 from grasp_planner.lifted_newton import LiftedNewtonConfig, LiftedNewtonPlanner
 from grasp_planner.options import PlannerConfig
 from grasp_planner.planner import GraspPlanner
-from grasp_planner.search import Planner
 from grasp_planner.tasks import Task
 
 PLANNERS: dict[str, tuple[type[Planner], Callable[..., PlannerConfig]]] = {

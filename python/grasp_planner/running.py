@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from grasp_planner.inputs import Problem
+from grasp_planner.interruptible import CheckpointMismatchError, replacing
 from grasp_planner.world_model import module_of
 
 Progress = Callable[[int], object]
@@ -200,10 +201,6 @@ class Arrivals:
 # -------------------------------------------------------------------------- checkpoints of a search
 
 
-class CheckpointMismatchError(ValueError):
-    """The file holds a search for other plans: other arguments, settings or weights."""
-
-
 class Checkpoint:
     """A file that holds a search every so many iterations, so that it can go on from there."""
 
@@ -233,10 +230,9 @@ class Checkpoint:
         """Replaces the file at once, or not at all."""
         if self._path is None:
             return
-        partial = self._path.with_name(f".{self._path.name}.partial")
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"identity": self._identity, "search": search}, partial)
-        os.replace(partial, self._path)
+        with replacing(self._path) as partial:
+            torch.save({"identity": self._identity, "search": search}, partial)
         self._saved = iteration
 
     def load(self, device: torch.device) -> dict[str, Any] | None:

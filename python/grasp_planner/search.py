@@ -1,4 +1,4 @@
-"""What all planners share: one `plan` call, its loop, true rollouts, and the best plans so far.
+"""One `plan` call under way, of any planner: its loop, true rollouts, and the best plans so far.
 
 Symbols: B problems, B' of them still searched, R candidates each, T steps, D state features, A
 action features.
@@ -7,27 +7,25 @@ action features.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 import grasp_kernels
 from grasp_kernels import gaussian_noise
+from grasp_planner.action_box import ActionBox
 from grasp_planner.blocks import sum_blocks
-from grasp_planner.compiled import Accelerated
 from grasp_planner.costs import Objective, best_of, better, excess
-from grasp_planner.goals import Goal
-from grasp_planner.inputs import Context, Problem, check_problem, check_snapshots
-from grasp_planner.isolation import solve_apart
-from grasp_planner.models import KernelModel, open_model, roll_out, terminal_cost
+from grasp_planner.inputs import Problem
+from grasp_planner.models import roll_out, terminal_cost
 from grasp_planner.newton import along
-from grasp_planner.options import PlannerConfig
 from grasp_planner.plan import Plan, warn_non_finite
-from grasp_planner.running import Arrivals, Budget, Callback, Checkpoint, Moment, Progress, Watch
-from grasp_planner.world_model import CheckedModel, WorldModel, frozen, needed
+from grasp_planner.running import Arrivals, Budget, Checkpoint, Moment, Watch
+from grasp_planner.world_model import needed
+
+if TYPE_CHECKING:
+    from grasp_planner.base import Planner
 
 #: Of a search, what is saved beside its algorithm's variables.
 SAVED = (
@@ -49,141 +47,6 @@ SAVED = (
     "history",
     "snapshots",
 )
-
-
-class Planner(ABC):
-    """A planner over one world model: settings once, then any number of `plan` calls.
-
-    Args:
-        world_model: `F(state (rows, D), action (rows, A)) -> next state (rows, D)`; see
-            `WorldModel`.
-        config: how to plan; of the planner's own config class.
-    """
-
-    config_type: ClassVar[type[PlannerConfig]]
-
-    def __init__(self, world_model: WorldModel, config: Any = None) -> None:
-        if not callable(world_model):
-            raise TypeError(f"world_model must be callable, got {type(world_model).__name__}")
-        if config is not None and not isinstance(config, self.config_type):
-            raise TypeError(
-                f"config must be a {self.config_type.__name__}, got {type(config).__name__}"
-            )
-        self.world_model = world_model
-        self.config: Any = self.config_type() if config is None else config
-        self._accelerated: Accelerated | None = None
-
-    def plan(
-        self,
-        start: Tensor | Mapping[str, Tensor],
-        goal: Tensor | Mapping[str, Tensor] | Goal,
-        *,
-        actions: Tensor | None = None,
-        plan_ids: Tensor | None = None,
-        context: Context | None = None,
-        past_actions: Tensor | None = None,
-        time_budget_ms: float | None = None,
-        progress: Progress | bool | None = None,
-        callback: Callback | None = None,
-        callback_at: int | Collection[int] | None = None,
-        checkpoint: str | None = None,
-        checkpoint_every: int = 10,
-        snapshots: Collection[int] = (),
-    ) -> Plan:
-        """The best plan found for each of B problems.
-
-        Args:
-            start: `(B, D)` (or `(D,)` for one problem), finite. Of a `LatentModel`, dicts where its
-                latents are, and with a history of H the last H states, `(B, H, D)` or the like.
-            goal: one state like it, on the same device (of a dict, some entries are enough); or a
-                `Goal`: a subset of features, a region, waypoints, alternatives
-                (`grasp_planner.goals`).
-            actions: `(B, T, A)` warm start, one of the plans that are compared.
-            plan_ids: `(B,)` int64, 0 <= id < 2**63 / samples of a problem: the name of each problem
-                for its noise; None is 0 ... B - 1. The same id gives the same plan alone, in a
-                batch, or in chunks.
-            context: `(B, ...)`, or a dict of such tensors: what belongs to each problem and is
-                handed to the config's `cost` and `constraints`, N rows of it, as third argument.
-            past_actions: `(B, H - 1, A)`, that led to the last of H states; None is no action.
-            time_budget_ms: milliseconds after which no further iteration begins: the best plan so
-                far is returned (by `GraspPlanner` after one more rollout), and `Plan.out_of_time`
-                says so. At least one iteration is made, or one launch of several where whole plans
-                are in a kernel. > 0; None is no limit.
-            progress: called with k after iteration k is issued; True shows a progress bar.
-            callback: called with a `Moment`, to look at and not to change: after the iterations
-                `callback_at` (every so many, or these), or, where that is None, whenever the best
-                plans may have become better.
-            checkpoint: a file that the search is saved to every `checkpoint_every` iterations
-                (>= 1; 10), replaced at once. Where it exists, the search goes on from it, to the
-                same plans, bit for bit; when all is done it holds the end, and the same call
-                returns that. Its time budget begins anew.
-            snapshots: iterations (0 is the initialisation) whose virtual states are kept; of
-                `GraspPlanner` alone.
-
-        Raises:
-            TypeError, ValueError: an argument or the world model's answer is wrong; it is named.
-            CheckpointMismatchError: `checkpoint` is of a search for other plans.
-            WorldModelError: the world model raised an error, or memory ran out, for every problem
-                by itself. Where it is for some, the others are planned: see `Plan.failures`.
-        """
-        with torch.inference_mode(False), ExitStack() as stack, torch.no_grad():
-            for model in self._models():
-                stack.enter_context(frozen(model))
-            problem = check_problem(
-                self.world_model,
-                self.config,
-                start,
-                goal,
-                actions,
-                plan_ids,
-                self._samples(),
-                context,
-                past_actions,
-            )
-            budget = Budget(time_budget_ms, problem.start.device)
-            watch = Watch(progress, callback, callback_at)
-            saved = Checkpoint(checkpoint, checkpoint_every)
-            wanted = check_snapshots(snapshots, self._iterations())
-
-            def solve(planner: Planner, part: Problem, whole: bool) -> Plan:
-                search = Search(planner, part, budget, watch, saved if whole else None, wanted)
-                search.run()
-                return search.result()
-
-            return solve_apart(self, problem, solve)
-
-    def accelerated(self) -> Accelerated:
-        """How this planner calls its world model; what is compiled once stays so."""
-        if self._accelerated is None:
-            self._accelerated = Accelerated(self.world_model, self.config.compile)
-        return self._accelerated
-
-    def _models(self) -> tuple[Callable[..., Tensor], ...]:
-        """All that is learned and that plans depend on: left as it was, and told apart."""
-        return (self.world_model,)
-
-    @abstractmethod
-    def _samples(self) -> int:
-        """Into how many samples a problem is split at most, for the names of their noise."""
-
-    @abstractmethod
-    def _iterations(self) -> int:
-        """How many iterations a search has at most."""
-
-    def _open(self, problem: Problem) -> KernelModel | CheckedModel:
-        """The world model in the planner's units, by kernels where that is possible."""
-        return open_model(
-            self.world_model,
-            problem.start,
-            problem.state_scale,
-            problem.rows,
-            self.config.precision,
-            self.accelerated().call,
-        )
-
-    @abstractmethod
-    def _algorithm(self, search: Search) -> Algorithm:
-        """The planner's variables in one search."""
 
 
 class Algorithm(ABC):
@@ -249,8 +112,8 @@ class Search:
         self.start, self.goal = problem.start, problem.goal
         self.finished = False
         self.iterations = self.model_calls = 0
-        self.low, self.high = box(problem)
-        self.warm = self.clip(problem.actions)
+        self.box = ActionBox(problem)
+        self.warm = self.box.clip(problem.actions)
         self.objective = Objective.of(self.config, problem, self.total)
         self.goal_weight = self.objective.goal_weight
         self.now = 1  # the iteration under way, whose weights a search goes by
@@ -362,7 +225,7 @@ class Search:
         """s_0 of the live problems, `(B', D)`: where a model of windows starts, its last state."""
         return self.start[:, : self.problem.state_features]
 
-    # ------------------------------------------------------------------------------ noise, bounds
+    # -------------------------------------------------------------------------------------- noise
 
     def normals(self, count: int, steps: int, features: int, iteration: int) -> Tensor:
         """White noise `(B', count, steps, features)`, a function of seed, plan id and iteration."""
@@ -378,24 +241,6 @@ class Search:
             dtype=self.start.dtype,
         )
         return noise.view(*ids.shape, steps, features)
-
-    @property
-    def centre(self) -> Tensor:
-        """The middle of the action box `(A,)`; where it is open, what is nearest to 0."""
-        closed = torch.isfinite(self.low) & torch.isfinite(self.high)
-        return self.clip(torch.where(closed, (self.low + self.high) / 2, 0.0))
-
-    @property
-    def half_width(self) -> Tensor:
-        """Half the width of the action box `(A,)`, the unit of exploration.
-
-        1 where the box is open, and where it is one point: units are divided by.
-        """
-        half = (self.high - self.low) / 2
-        return torch.where(torch.isfinite(half) & (half > 0), half, 1.0)
-
-    def clip(self, actions: Tensor) -> Tensor:
-        return actions.clamp(self.low, self.high)
 
     # ------------------------------------------------------------------------------ true rollouts
 
@@ -494,7 +339,7 @@ class Search:
         """Plans `(B', R, T, A)` after the last iteration: where the search came to rest."""
         if self.budget.spent:
             return
-        self.rollout(self.clip(actions))
+        self.rollout(self.box.clip(actions))
         self.tell()
 
     # ------------------------------------------------------------------------------- the best plan
@@ -637,11 +482,3 @@ def _rows(value: Any, rows: Tensor, count: int) -> Any:
     if isinstance(value, list):
         return [_rows(part, rows, count) for part in value]
     return value
-
-
-def box(problem: Problem) -> tuple[Tensor, Tensor]:
-    """The action bounds `(A,)` in the states' dtype, infinite where there are none."""
-    open_end = problem.start.new_full((problem.action_features,), torch.inf)
-    low = -open_end if problem.action_low is None else problem.action_low.to(open_end)
-    high = open_end if problem.action_high is None else problem.action_high.to(open_end)
-    return low, high

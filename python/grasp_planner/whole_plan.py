@@ -7,45 +7,34 @@ from one sync to the next, and one more the sync. Same variables, same noise, sa
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
-from grasp_kernels import MLPDynamics, mlp_lifted_plan_, mlp_sync_
+from grasp_kernels import mlp_lifted_plan_, mlp_sync_
 from grasp_planner.config import GAUSS_NEWTON, GraspConfig
 from grasp_planner.costs import NEVER, Objective
 from grasp_planner.goals import Point
 from grasp_planner.inputs import Problem
 from grasp_planner.lifted_plans import LiftedPlans
-from grasp_planner.models import KernelModel, describe
+from grasp_planner.models import KernelModel
 from grasp_planner.search import Search
 
 WHOLE_PLAN = "whole-plan MLP kernels"
 LAUNCH = 100  # iterations at most, so that Ctrl-C and `progress` never wait for long
 
 
-def find_dynamics(
-    world_model: Any, config: GraspConfig, problem: Problem
-) -> tuple[MLPDynamics | None, str]:
-    """A world model's description that these kernels can plan through; or None, and why not."""
-    objective = Objective.of(config, problem, config.iterations)
-    if objective.adds:
-        reason = "the config adds to the goal's cost"
-    elif not isinstance(problem.target, Point) or problem.target.mask is not None:
-        reason = "the goal is more than one state"
-    elif config.state_optimizer != "sgd":
-        reason = f"state_optimizer is {config.state_optimizer!r}"
-    elif config.state_gradient_scale != NEVER:
-        reason = f"state_gradient_scale is {config.state_gradient_scale}"
-    elif config.hold != 1:
-        reason = f"actions are held for {config.hold} steps"
-    else:
-        dynamics, reason = describe(
-            world_model, problem.start, problem.state_scale, config.precision
-        )
-        if dynamics is not None:
-            return dynamics, WHOLE_PLAN
-    return None, reason
+def obstacle(config: GraspConfig, problem: Problem) -> str | None:
+    """What of the settings or the problem these kernels do not know; None if nothing."""
+    if Objective.of(config, problem, config.iterations).adds:
+        return "the config adds to the goal's cost"
+    if not isinstance(problem.target, Point) or problem.target.mask is not None:
+        return "the goal is more than one state"
+    if config.state_optimizer != "sgd":
+        return f"state_optimizer is {config.state_optimizer!r}"
+    if config.state_gradient_scale != NEVER:
+        return f"state_gradient_scale is {config.state_gradient_scale}"
+    if config.hold != 1:
+        return f"actions are held for {config.hold} steps"
+    return None
 
 
 class WholePlans(LiftedPlans):

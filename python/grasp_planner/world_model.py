@@ -254,9 +254,14 @@ class CheckedModel:
     ) -> Any:
         """The world model's answer, or its error with what it was given."""
         fate = () if noise is None else (noise,)
+        with self._named_errors(given, action), self._autocast(given.device.type):
+            return (self.call if compiled else self.world_model)(given, action, *fate)
+
+    @contextmanager
+    def _named_errors(self, given: Tensor, action: Tensor) -> Iterator[None]:
+        """An error of the world model's, with what it was given."""
         try:
-            with self._autocast(given.device.type):
-                return (self.call if compiled else self.world_model)(given, action, *fate)
+            yield
         except Exception as error:
             if type(error).__module__ == checkpoint.__module__:
                 raise  # no failure: recomputation has all that it needs
@@ -424,7 +429,5 @@ class CheckedModel:
 
     def plain(self, state: Tensor, action: Tensor) -> Tensor:
         """The world model in units of `scale` and nothing else, for `torch.func` to transform."""
-        given = state if self.scale is None else state * self.scale
-        found = self._called(given, action, compiled=False)
-        found = found[0] if isinstance(found, tuple) else found
-        return found.to(state.dtype) if self.scale is None else found.to(state.dtype) / self.scale
+        with self._named_errors(state, action):
+            return self.unchecked(state, action)

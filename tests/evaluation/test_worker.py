@@ -18,7 +18,7 @@ from grasp_planner.evaluation.pool import WorkerError, plan_all
 from grasp_planner.evaluation.units import Settings, Unit
 from grasp_planner.evaluation.worker import MOMENTS, Tracer, Workshop, plan_unit, thinned
 from grasp_planner.plan import Plan
-from grasp_planner.search import Moment
+from grasp_planner.running import Moment
 from torch import Tensor
 
 WALL = tasks.load("wall-single")

@@ -12,10 +12,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from grasp_planner.base import Planner
 from grasp_planner.blocks import first_of_blocks, hold_actions
 from grasp_planner.options import PlannerConfig, integer, number, positive
 from grasp_planner.population import smallest, take
-from grasp_planner.search import Algorithm, Planner, Search
+from grasp_planner.search import Algorithm
 
 
 @dataclass(frozen=True)
@@ -45,24 +46,6 @@ class CEMConfig(PlannerConfig):
             raise ValueError(f"elites must be at most samples, got {self.elites} of {self.samples}")
 
 
-class CEMPlanner(Planner):
-    """CEM; see the module. The first sample is the mean, first of all the warm start.
-
-    plan = CEMPlanner(world_model, CEMConfig(horizon=50, action_low=-1.0)).plan(start, goal)
-    """
-
-    config_type: ClassVar = CEMConfig
-
-    def _samples(self) -> int:
-        return int(self.config.samples)
-
-    def _iterations(self) -> int:
-        return int(self.config.iterations)
-
-    def _algorithm(self, search: Search) -> Algorithm:
-        return _CEM(search)
-
-
 class _CEM(Algorithm):
     """Mean and deviation of the actions of every block, `(B', K, A)`."""
 
@@ -71,23 +54,36 @@ class _CEM(Algorithm):
     def begin(self) -> None:
         config: CEMConfig = self.config
         self.mean = first_of_blocks(self.search.warm, config.hold)
-        self.std = (config.initial_std * self.search.half_width).expand_as(self.mean)
+        self.std = (config.initial_std * self.search.box.half_width).expand_as(self.mean)
 
     def step(self, k: int) -> int:
         config, search, mean = self.config, self.search, self.mean
         noise = search.normals(config.samples, config.blocks, mean.shape[2], k)
         noise[:, 0] = 0
-        blocks = search.clip(mean[:, None] + self.std[:, None] * noise)
+        blocks = search.box.clip(mean[:, None] + self.std[:, None] * noise)
         _, cost = search.rollout(hold_actions(blocks, config.hold, config.horizon))
         new_mean, new_std = fit(blocks, cost, config.elites, mean, self.std)
         self.mean = torch.lerp(new_mean, mean, config.momentum)
-        least = config.min_std * search.half_width
+        least = config.min_std * search.box.half_width
         self.std = torch.lerp(new_std, self.std, config.momentum).maximum(least)
         return search.done(k)
 
     def finish(self) -> None:
         config = self.config
         self.search.finish(hold_actions(self.mean[:, None], config.hold, config.horizon))
+
+
+class CEMPlanner(Planner):
+    """CEM; see the module. The first sample is the mean, first of all the warm start.
+
+    plan = CEMPlanner(world_model, CEMConfig(horizon=50, action_low=-1.0)).plan(start, goal)
+    """
+
+    config_type: ClassVar = CEMConfig
+    algorithm_type: ClassVar = _CEM
+
+    def _samples(self) -> int:
+        return int(self.config.samples)
 
 
 def fit(

@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
-from grasp_kernels import action_step_
 from grasp_kernels.checks import OPTIMIZERS
+from grasp_planner.base import Planner
 from grasp_planner.blocks import first_of_blocks, hold_actions
 from grasp_planner.options import PlannerConfig, choice, integer, number, positive
 from grasp_planner.population import fresh_actions
 from grasp_planner.schedules import geometric
-from grasp_planner.search import Algorithm, Planner, Search
+from grasp_planner.search import Algorithm, Search
 
 
 @dataclass(frozen=True)
@@ -44,25 +43,6 @@ class GradientConfig(PlannerConfig):
         return geometric(self.lr, self.last_lr, iteration, self.iterations)
 
 
-class GradientPlanner(Planner):
-    """Gradient shooting; see the module. The first start is the warm start, or no action.
-
-    planner = GradientPlanner(world_model, GradientConfig(horizon=50, action_low=-1.0))
-    plan = planner.plan(start, goal)
-    """
-
-    config_type: ClassVar = GradientConfig
-
-    def _samples(self) -> int:
-        return int(self.config.restarts)
-
-    def _iterations(self) -> int:
-        return int(self.config.iterations)
-
-    def _algorithm(self, search: Search) -> Algorithm:
-        return _Gradient(search)
-
-
 class _Gradient(Algorithm):
     """The actions of every block `(B' R, K, A)`, one plan a row, and Adam's memory of them.
 
@@ -74,29 +54,23 @@ class _Gradient(Algorithm):
     def __init__(self, search: Search) -> None:
         super().__init__(search)
         self.multiplier_rows = self.config.restarts
-        self.centre, self.unit = search.centre, search.half_width
-        self.low, self.high = ((end - self.centre) / self.unit for end in (search.low, search.high))
 
     def begin(self) -> None:
         config, search = self.config, self.search
         blocks = config.spread * fresh_actions(search, config.restarts, 0)
-        blocks[:, 0] = (first_of_blocks(search.warm, config.hold) - self.centre) / self.unit
-        self.moving = blocks.flatten(0, 1).contiguous().clamp_(self.low, self.high)
+        blocks[:, 0] = search.box.to_units(first_of_blocks(search.warm, config.hold))
+        self.moving = search.box.clip_units(blocks.flatten(0, 1).contiguous())
         self.memory: dict[str, Any] = {}
 
     def step(self, k: int) -> int:
         config, search = self.config, self.search
         _, gradient = search.cost_gradient(self.held())
-        gradient = torch.nan_to_num(self.unit * gradient, 0.0, 0.0, 0.0)  # a broken plan stays
-        action_step_(
+        search.box.descend_(
             self.moving,
-            gradient.flatten(0, 1).contiguous(),
+            gradient.flatten(0, 1),
             self.memory,
             lr=config.lr_of(k),
-            low=self.low,
-            high=self.high,
             optimizer=config.optimizer,
-            compare_bounds=False,
         )
         return search.done(k)
 
@@ -106,6 +80,19 @@ class _Gradient(Algorithm):
     def held(self) -> Tensor:
         """The plans' actions, `(B', R, T, A)`."""
         config, search = self.config, self.search
-        blocks = self.centre + self.unit * self.moving
-        blocks = search.clip(blocks.unflatten(0, (-1, config.restarts)))
+        blocks = search.box.from_units(self.moving).unflatten(0, (-1, config.restarts))
         return hold_actions(blocks, config.hold, config.horizon)
+
+
+class GradientPlanner(Planner):
+    """Gradient shooting; see the module. The first start is the warm start, or no action.
+
+    planner = GradientPlanner(world_model, GradientConfig(horizon=50, action_low=-1.0))
+    plan = planner.plan(start, goal)
+    """
+
+    config_type: ClassVar = GradientConfig
+    algorithm_type: ClassVar = _Gradient
+
+    def _samples(self) -> int:
+        return int(self.config.restarts)

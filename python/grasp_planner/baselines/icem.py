@@ -11,11 +11,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from grasp_planner.base import Planner
 from grasp_planner.baselines.cem import fit
 from grasp_planner.blocks import first_of_blocks, hold_actions
 from grasp_planner.options import PlannerConfig, integer, number, positive
 from grasp_planner.population import smallest, take
-from grasp_planner.search import Algorithm, Planner, Search
+from grasp_planner.search import Algorithm, Search
 
 
 @dataclass(frozen=True)
@@ -60,24 +61,6 @@ class ICEMConfig(PlannerConfig):
         return max(self.least_samples, int(self.samples / self.decay ** (iteration - 1)))
 
 
-class ICEMPlanner(Planner):
-    """iCEM; see the module. In the last iteration the mean is one of the samples.
-
-    plan = ICEMPlanner(world_model, ICEMConfig(horizon=50, action_low=-1.0)).plan(start, goal)
-    """
-
-    config_type: ClassVar = ICEMConfig
-
-    def _samples(self) -> int:
-        return int(self.config.samples)
-
-    def _iterations(self) -> int:
-        return int(self.config.iterations)
-
-    def _algorithm(self, search: Search) -> Algorithm:
-        return _ICEM(search)
-
-
 class _ICEM(Algorithm):
     """Mean and deviation of the actions of every block `(B', K, A)`, and the elites kept."""
 
@@ -90,21 +73,21 @@ class _ICEM(Algorithm):
     def begin(self) -> None:
         config: ICEMConfig = self.config
         self.mean = first_of_blocks(self.search.warm, config.hold)
-        self.std = (config.initial_std * self.search.half_width).expand_as(self.mean)
+        self.std = (config.initial_std * self.search.box.half_width).expand_as(self.mean)
         self.kept = self.mean[:, None]
 
     def step(self, k: int) -> int:
         config, search, mean = self.config, self.search, self.mean
         shape = self.shape
         noise = coloured(search.normals(config.samples_of(k), len(shape), mean.shape[2], k), shape)
-        sampled = search.clip(mean[:, None] + self.std[:, None] * noise)
+        sampled = search.box.clip(mean[:, None] + self.std[:, None] * noise)
         blocks = torch.cat((sampled, self.kept), 1)
         if k == config.iterations:
-            blocks[:, 0] = search.clip(mean)
+            blocks[:, 0] = search.box.clip(mean)
         _, cost = search.rollout(hold_actions(blocks, config.hold, config.horizon))
         new_mean, new_std = fit(blocks, cost, config.elites, mean, self.std)
         self.mean = torch.lerp(new_mean, mean, config.momentum)
-        least = config.min_std * search.half_width
+        least = config.min_std * search.box.half_width
         self.std = torch.lerp(new_std, self.std, config.momentum).maximum(least)
         self.kept = take(blocks, smallest(cost, int(config.kept * config.elites)))
         return search.done(k)
@@ -112,6 +95,19 @@ class _ICEM(Algorithm):
     def finish(self) -> None:
         if self.config.iterations == 0:
             self.search.finish(self.search.warm[:, None])
+
+
+class ICEMPlanner(Planner):
+    """iCEM; see the module. In the last iteration the mean is one of the samples.
+
+    plan = ICEMPlanner(world_model, ICEMConfig(horizon=50, action_low=-1.0)).plan(start, goal)
+    """
+
+    config_type: ClassVar = ICEMConfig
+    algorithm_type: ClassVar = _ICEM
+
+    def _samples(self) -> int:
+        return int(self.config.samples)
 
 
 def coloured(white: Tensor, shape: Tensor) -> Tensor:

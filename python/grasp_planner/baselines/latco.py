@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 
 from grasp_kernels import action_step_
+from grasp_planner.base import Planner
 from grasp_planner.blocks import hold_actions, sum_blocks
 from grasp_planner.options import PlannerConfig, choice, integer, number, positive
 from grasp_planner.population import fresh_actions
 from grasp_planner.schedules import geometric
-from grasp_planner.search import Algorithm, Planner, Search
+from grasp_planner.search import Algorithm, Search
 from grasp_planner.world_model import needed
 
 
@@ -68,24 +69,6 @@ class LatCoConfig(PlannerConfig):
         return geometric(1.0, self.last_lr, iteration, self.iterations)
 
 
-class LatCoPlanner(Planner):
-    """Latent collocation; see the module. The first restart begins at the warm start.
-
-    plan = LatCoPlanner(world_model, LatCoConfig(horizon=50, action_low=-1.0)).plan(start, goal)
-    """
-
-    config_type: ClassVar = LatCoConfig
-
-    def _samples(self) -> int:
-        return int(self.config.restarts)
-
-    def _iterations(self) -> int:
-        return int(self.config.iterations)
-
-    def _algorithm(self, search: Search) -> Algorithm:
-        return _LatCo(search)
-
-
 class _LatCo(Algorithm):
     """States `(B' R, T + 1, D)`, actions in units of half the box, multipliers `(B' R, T)`."""
 
@@ -94,15 +77,13 @@ class _LatCo(Algorithm):
     def __init__(self, search: Search) -> None:
         super().__init__(search)
         self.multiplier_rows = self.config.restarts
-        self.centre, self.unit = search.centre, search.half_width
-        self.low, self.high = ((end - self.centre) / self.unit for end in (search.low, search.high))
 
     def begin(self) -> None:
         config, search = self.config, self.search
         blocks = config.spread * fresh_actions(search, config.restarts, 0)
         first = hold_actions(blocks, config.hold, config.horizon)
-        first[:, 0] = (search.warm - self.centre) / self.unit
-        self.actions = first.flatten(0, 1).contiguous().clamp_(self.low, self.high)
+        first[:, 0] = search.box.to_units(search.warm)
+        self.actions = search.box.clip_units(first.flatten(0, 1).contiguous())
         search.rollout(search.warm[:, None])
         if config.initialization == "linear":
             self.trajectory = self.straight_line()
@@ -127,16 +108,8 @@ class _LatCo(Algorithm):
         )
         self.trajectory[:, 1:] = moving
         held = hold_actions(sum_blocks(action_gradient, config.hold), config.hold, config.horizon)
-        action_step_(
-            self.actions,
-            (self.unit * held).contiguous(),
-            self.action_memory,
-            lr=config.action_lr * config.lr_of(k),
-            low=self.low,
-            high=self.high,
-            optimizer="adam",
-            compare_bounds=False,
-        )
+        lr = config.action_lr * config.lr_of(k)
+        search.box.descend_(self.actions, held, self.action_memory, lr=lr)
         if k % config.multiplier_every == 0:
             factor = (defect / config.tolerance).clamp(1e-12, 1e12) ** config.multiplier_rate
             grown = self.multiplier * factor.clamp(0.5, 2.0)
@@ -153,8 +126,7 @@ class _LatCo(Algorithm):
 
     def plans(self) -> Tensor:
         """The plans' actions, `(B', R, T, A)`."""
-        search = self.search
-        actions = search.clip(self.centre + self.unit * self.actions)
+        actions = self.search.box.from_units(self.actions)
         return actions.unflatten(0, (-1, self.config.restarts))
 
     def straight_line(self) -> Tensor:
@@ -171,7 +143,8 @@ class _LatCo(Algorithm):
         """Squared defects `(B' R, T)`, gradients for states 1 ... T and for actions: one batch of
         one-step rollouts, and its adjoint. What is not finite is 0."""
         search = self.search
-        controls = (self.centre + self.unit * self.actions).requires_grad_()
+        controls = search.box.centre + search.box.half_width * self.actions
+        controls.requires_grad_()
         states = self.trajectory.detach().requires_grad_()
         problems = torch.arange(len(search.live), device=states.device)
         owner = problems.repeat_interleave(self.config.restarts)
@@ -191,3 +164,16 @@ class _LatCo(Algorithm):
             torch.nan_to_num(by_state[:, 1:], 0.0, 0.0, 0.0).contiguous(),
             torch.nan_to_num(by_action, 0.0, 0.0, 0.0),
         )
+
+
+class LatCoPlanner(Planner):
+    """Latent collocation; see the module. The first restart begins at the warm start.
+
+    plan = LatCoPlanner(world_model, LatCoConfig(horizon=50, action_low=-1.0)).plan(start, goal)
+    """
+
+    config_type: ClassVar = LatCoConfig
+    algorithm_type: ClassVar = _LatCo
+
+    def _samples(self) -> int:
+        return int(self.config.restarts)

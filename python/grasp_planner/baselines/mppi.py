@@ -11,10 +11,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from grasp_planner.base import Planner
 from grasp_planner.blocks import first_of_blocks, hold_actions
 from grasp_planner.options import PlannerConfig, integer, positive
 from grasp_planner.schedules import geometric
-from grasp_planner.search import Algorithm, Planner, Search
+from grasp_planner.search import Algorithm
 
 
 @dataclass(frozen=True)
@@ -42,24 +43,6 @@ class MPPIConfig(PlannerConfig):
         return geometric(self.std, self.last_std, iteration, self.iterations)
 
 
-class MPPIPlanner(Planner):
-    """MPPI; see the module. The first sample is the mean, first of all the warm start.
-
-    plan = MPPIPlanner(world_model, MPPIConfig(horizon=50, action_low=-1.0)).plan(start, goal)
-    """
-
-    config_type: ClassVar = MPPIConfig
-
-    def _samples(self) -> int:
-        return int(self.config.samples)
-
-    def _iterations(self) -> int:
-        return int(self.config.iterations)
-
-    def _algorithm(self, search: Search) -> Algorithm:
-        return _MPPI(search)
-
-
 class _MPPI(Algorithm):
     """The mean of the actions of every block, `(B', K, A)`."""
 
@@ -72,7 +55,7 @@ class _MPPI(Algorithm):
         config, search, mean = self.config, self.search, self.mean
         noise = search.normals(config.samples, config.blocks, mean.shape[2], k)
         noise[:, 0] = 0
-        blocks = search.clip(mean[:, None] + config.std_of(k) * search.half_width * noise)
+        blocks = search.box.clip(mean[:, None] + config.std_of(k) * search.box.half_width * noise)
         _, cost = search.rollout(hold_actions(blocks, config.hold, config.horizon))
         weight = softmin(cost, config.temperature)
         some = weight.sum(1) > 0
@@ -83,6 +66,19 @@ class _MPPI(Algorithm):
     def finish(self) -> None:
         config = self.config
         self.search.finish(hold_actions(self.mean[:, None], config.hold, config.horizon))
+
+
+class MPPIPlanner(Planner):
+    """MPPI; see the module. The first sample is the mean, first of all the warm start.
+
+    plan = MPPIPlanner(world_model, MPPIConfig(horizon=50, action_low=-1.0)).plan(start, goal)
+    """
+
+    config_type: ClassVar = MPPIConfig
+    algorithm_type: ClassVar = _MPPI
+
+    def _samples(self) -> int:
+        return int(self.config.samples)
 
 
 def softmin(cost: Tensor, temperature: float) -> Tensor:

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from grasp_planner import tasks
+from grasp_planner.base import Planner
 from grasp_planner.evaluation.units import Settings, Unit
 from grasp_planner.presets import make_planner
-from grasp_planner.search import Moment, Planner
+from grasp_planner.running import Moment
 from grasp_planner.tasks import Problems, Task
 
 MOMENTS = 12  # of a plan's way there that are executed, at most

@@ -22,6 +22,7 @@ from torch.profiler import ProfilerActivity
 
 from grasp_planner.config import GraspConfig
 from grasp_planner.inputs import check_problem
+from grasp_planner.models import KernelModel
 from grasp_planner.plan import Plan
 from grasp_planner.planner import GraspPlanner
 from grasp_planner.profiling.achieved import Achieved, achieved
@@ -29,7 +30,7 @@ from grasp_planner.profiling.counting import Counts
 from grasp_planner.profiling.gpu_report import SamplerReport
 from grasp_planner.profiling.nvml import GpuSampler
 from grasp_planner.profiling.phases import LOOP, PHASES, REST, Stopwatch, around
-from grasp_planner.whole_plan import find_dynamics
+from grasp_planner.whole_plan import WHOLE_PLAN
 
 SHORT, LONGER = 4, 8  # iterations (or sync steps) of the plans whose counts are compared
 ACTIVITIES = (ProfilerActivity.CPU, ProfilerActivity.CUDA)
@@ -162,7 +163,9 @@ def profile(
     phases = shares(stopwatch, time.perf_counter() - begin)
     progress("measuring ceilings")
     problem = check_problem(world_model, config, start, goal, None, None)
-    dynamics, _ = find_dynamics(world_model, config, problem)
+    model = GraspPlanner(world_model, config)._open(problem)
+    whole = model.path == WHOLE_PLAN
+    dynamics = model.dynamics if whole and isinstance(model, KernelModel) else None
     rates = achieved(config, start, dynamics, stopwatch.seconds, stopwatch.calls)
 
     progress("counting")
