@@ -71,8 +71,7 @@ def _parts(rows: Sequence[Row], picture: str) -> Iterator[str]:
         yield _comparison_table(found)
         yield (
             f"{OURS} stops where its plan arrives; here the baselines make all their iterations. "
-            "What they take when they stop, too, is in [early-stop.md](early-stop.md): several "
-            "times less.\n"
+            "What they take when they stop, too, is in [early-stop.md](early-stop.md).\n"
         )
     failed = [row for row in rows if row["errors"]]
     if failed:
