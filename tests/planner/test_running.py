@@ -66,6 +66,20 @@ def test_a_plan_that_is_good_enough_leaves_and_the_others_do_not_notice(kind: st
 
 
 @every_planner
+def test_it_does_not_matter_when_the_host_learns_of_it(kind: str, monkeypatch: Any) -> None:
+    """A problem that is done and still searched, as a GPU is ahead, keeps the plan that it had."""
+    start, goal = easy_and_hard(3)
+    settings = {"enough": 0.0} if kind.startswith("lifted") else {}
+    planner = cases.planner(kind, arithmetic, **settings, stop_cost=0.5)
+    plan = planner.plan(start, goal)
+    cases.a_device_that_is_slow(monkeypatch)
+    late = planner.plan(start, goal)
+    assert (plan.cost <= 0.5).any()
+    for name in ("actions", "states", "cost", "violation"):
+        assert cases.same_bits(getattr(late, name), getattr(plan, name))
+
+
+@every_planner
 def test_when_all_are_done_the_search_ends(kind: str) -> None:
     start, goal = cases.problems(3)
     planner = cases.planner(kind, arithmetic, stop_cost=1e9)
