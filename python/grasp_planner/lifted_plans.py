@@ -129,8 +129,10 @@ class LiftedPlans(Algorithm):
         search = self.search
         losses = losses.unflatten(1, (-1, self.candidates)).to(search.history.dtype)
         rows = slice(first - 1, first - 1 + len(losses))
-        known = torch.where(search.active[:, None], losses, torch.nan)
-        search.history[rows] = search.history[rows].index_copy(1, search.live, known)
+        if self.config.stop_cost is not None:  # else all problems are searched to the end
+            known = torch.where(search.active[:, None], losses, torch.nan)
+            losses = search.history[rows].index_copy(1, search.live, known)
+        search.history[rows] = losses
 
     def extra_term(self) -> tuple[Tensor, Tensor, Tensor]:
         """What is not the lifted loss, at the virtual states: its values `(N,)`, its gradients for

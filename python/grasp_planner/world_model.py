@@ -253,23 +253,25 @@ class CheckedModel:
         self, given: Tensor, action: Tensor, noise: Tensor | None = None, compiled: bool = True
     ) -> Any:
         """The world model's answer, or its error with what it was given."""
+        call = self.call if compiled else self.world_model
         fate = () if noise is None else (noise,)
-        with self._named_errors(given, action), self._autocast(given.device.type):
-            return (self.call if compiled else self.world_model)(given, action, *fate)
-
-    @contextmanager
-    def _named_errors(self, given: Tensor, action: Tensor) -> Iterator[None]:
-        """An error of the world model's, with what it was given."""
         try:
-            yield
+            with self._autocast(given.device.type):
+                return call(given, action, *fate)
         except Exception as error:
-            if type(error).__module__ == checkpoint.__module__:
-                raise  # no failure: recomputation has all that it needs
-            raise WorldModelError(
-                f"world_model failed on state {tuple(given.shape)} {given.dtype} and action "
-                f"{tuple(action.shape)} {action.dtype}, {self.parameters()}: {error}",
-                out_of_memory=is_out_of_memory(error),
-            ) from error
+            raise self._named(error, given, action)  # noqa: B904 (it has its cause)
+
+    def _named(self, error: Exception, given: Tensor, action: Tensor) -> Exception:
+        """The world model's error, with what it was given."""
+        if type(error).__module__ == checkpoint.__module__:
+            return error  # no failure: recomputation has all that it needs
+        named = WorldModelError(
+            f"world_model failed on state {tuple(given.shape)} {given.dtype} and action "
+            f"{tuple(action.shape)} {action.dtype}, {self.parameters()}: {error}",
+            out_of_memory=is_out_of_memory(error),
+        )
+        named.__cause__ = error
+        return named
 
     def parameters(self) -> str:
         """What the world model is made of, for a message."""
@@ -365,14 +367,18 @@ class CheckedModel:
         return torch.stack(states, dim=1)
 
     def _steps(self, window: list[Tensor], actions: Tensor, noise: Tensor | None) -> list[Tensor]:
-        """The states after each step, from the last H states under `actions (N, H - 1 + t, A)`."""
+        """The states after each step, from the last H states under `actions (N, H - 1 + t, A)`.
+
+        Actions are unbound at once: the gradient of a slice is as large as all of them.
+        """
+        if self.history > 1:
+            actions = actions.unfold(1, self.history, 1).movedim(-1, 2)
+        every = actions.unbind(1)
+        fates = [None] * len(every) if noise is None else noise.unbind(1)
         states = []
-        for t in range(actions.shape[1] - self.history + 1):
-            if self.history == 1:
-                given = window[0], actions[:, t]
-            else:
-                given = torch.stack(window, 1), actions[:, t : t + self.history]
-            state = self(*given, None if noise is None else noise[:, t])
+        for action, fate in zip(every, fates, strict=True):
+            seen = window[0] if self.history == 1 else torch.stack(window, 1)
+            state = self(seen, action, fate)
             states.append(state)
             window = [*window[1:], state]
         return states
@@ -429,5 +435,7 @@ class CheckedModel:
 
     def plain(self, state: Tensor, action: Tensor) -> Tensor:
         """The world model in units of `scale` and nothing else, for `torch.func` to transform."""
-        with self._named_errors(state, action):
+        try:
             return self.unchecked(state, action)
+        except Exception as error:
+            raise self._named(error, state, action)  # noqa: B904
