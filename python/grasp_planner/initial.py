@@ -34,29 +34,29 @@ def schedule_table(config: GraspConfig, like: Tensor) -> Tensor:
     return torch.tensor(rows, dtype=dtype, device="cpu").reshape(-1, 2).to(like.device)
 
 
-def state_noise(plans: LiftedPlans, *, iteration: int, first_step: int, steps: int) -> Tensor:
-    """The noise `(N, steps, D)` of rows `first_step ...` of the trajectory."""
+def state_noise(plans: LiftedPlans, *, iteration: int, rows: range) -> Tensor:
+    """The noise `(N, len(rows), D)` of these rows of the trajectory."""
     config = plans.config
     return gaussian_noise(
         len(plans.start),
-        steps,
+        len(rows),
         plans.problem.state_features,
         seed=config.seed,
         iteration=iteration,
         plan_ids=plans.plan_ids,
         noise=config.noise,
         modes=config.noise_modes,
-        first_step=first_step,
-        horizon=config.horizon,
+        first_step=plans.first + rows.start,
+        horizon=plans.horizon,
         dtype=plans.start.dtype,
     )
 
 
 def initialise(plans: LiftedPlans) -> tuple[Tensor, Tensor]:
     """The first trajectory `(N, T + 1, D)` and actions `(N, T, A)`."""
-    config, problem, model = plans.config, plans.problem, plans.model
+    config, problem = plans.config, plans.problem
     steps, start, goal = config.horizon, plans.start, plans.goal
-    actions = problem.actions.repeat_interleave(config.candidates, 0)
+    actions = problem.actions.repeat_interleave(plans.candidates, 0)
     if config.initial_actions_scale:
         xi = gaussian_noise(
             len(start),
@@ -67,31 +67,30 @@ def initialise(plans: LiftedPlans) -> tuple[Tensor, Tensor]:
             plan_ids=plans.plan_ids,
             noise="white" if config.noise == "white" else "bridge",
             modes=config.noise_modes,
+            first_step=plans.first,
+            horizon=plans.horizon,
             dtype=actions.dtype,
         )
         xi = hold_actions(first_of_blocks(xi, config.hold), config.hold, steps)
-        # The first candidate of each problem keeps the actions as given, so a warm start is never
-        # lost.
-        first = torch.arange(len(start), device=xi.device) % config.candidates == 0
-        actions += torch.where(first[:, None, None], 0.0, config.initial_actions_scale * xi)
+        kept = plans.as_given[:, None, None]
+        actions += torch.where(kept, 0.0, config.initial_actions_scale * xi)
     if problem.action_low is not None:
         actions = actions.maximum(problem.action_low)
     if problem.action_high is not None:
         actions = actions.minimum(problem.action_high)
     if config.initialization == "rollout" or problem.warm:
-        blocks = plan_blocks(len(start), config.max_rows)
-        parts = [model.rollout(start[rows], actions[rows]) for rows in blocks]
-        trajectory = (
-            torch.cat(parts) if parts else actions.new_empty(0, steps + 1, problem.state_features)
-        )
+        trajectory = plans.imagine(actions)
     else:
-        progress = torch.linspace(0, 1, steps + 1, dtype=actions.dtype, device=actions.device)
+        progress = torch.linspace(
+            0, 1, plans.horizon + 1, dtype=actions.dtype, device=actions.device
+        )[plans.first : plans.first + steps + 1]
         state = start[:, : problem.state_features]
         trajectory = torch.lerp(state[:, None], goal[:, None], progress[:, None])
     if config.initial_noise_scale and config.noise != "none":
-        xi = state_noise(plans, iteration=INITIALISATION, first_step=1, steps=steps - 1)
-        trajectory[:, 1:-1] += config.initial_noise_scale * xi
-    if plans.terminal == "fixed":
+        inner = range(1, steps + (not plans.ends))  # the last row of all stays
+        xi = state_noise(plans, iteration=INITIALISATION, rows=inner)
+        trajectory[:, inner.start : inner.stop] += config.initial_noise_scale * xi
+    if plans.terminal == "fixed" and plans.ends:
         trajectory[:, -1] = goal
     return trajectory.contiguous(), actions
 

@@ -46,19 +46,28 @@ class LiftedPlans(Algorithm):
         "state_memory",
     )
 
-    def __init__(self, search: Search, surrogate: Surrogate | None = None) -> None:
+    def __init__(
+        self, search: Search, surrogate: Surrogate | None = None, share: range | None = None
+    ) -> None:
         super().__init__(search)
         self.problem, self.model, self.surrogate = search.problem, search.model, surrogate
-        self.candidates = self.config.candidates
+        #: Of all T steps, those from `first` on are here; all of them, unless time is sharded.
+        self.first, self.horizon = 0, self.config.horizon
+        #: Of all R candidates, those that are here.
+        every = self.config.candidates
+        mine = range(every) if share is None else share
+        self.candidates = len(mine)
         self.schedule = schedule_table(self.config, search.start)
         search.best_cost = search.best_cost.to(self.schedule.dtype)  # as the lifted loss
         self.start = search.start.repeat_interleave(self.candidates, 0)
         target, weight = search.objective.target, search.goal_weight
-        goals = target.first(search.start_state, self.candidates, weight)
+        goals = target.first(search.start_state, every, weight)[:, mine.start : mine.stop]
         self.goal = goals.flatten(0, 1).contiguous()
-        candidate = torch.arange(self.candidates, device=self.start.device)
-        ids = self.problem.problem_ids[:, None] * self.candidates + candidate
+        candidate = torch.arange(mine.start, mine.stop, device=self.start.device)
+        ids = self.problem.problem_ids[:, None] * every + candidate
         self.plan_ids = ids.flatten()
+        #: Which plans keep their first actions as given, so that a warm start is never lost.
+        self.as_given = (candidate == 0).repeat(len(search.start))
         # A goal of more than one state cannot be the last virtual state: that one is drawn to it.
         whole = isinstance(target, (AnyOf, Path)) or (
             isinstance(target, Point) and target.mask is None
@@ -115,7 +124,7 @@ class LiftedPlans(Algorithm):
         extra = self.extra_term() if self.drawn or self.search.objective.adds else None
         one_pass = self.fused_pass if fused else self.autograd_pass
         gradient = one_pass(k, loss, None if extra is None else extra[1])
-        total = block_sum(loss)
+        total = self.total(k, loss)
         if extra is not None:
             total = total + extra[0].to(total)
             gradient = gradient + extra[2]
@@ -123,6 +132,10 @@ class LiftedPlans(Algorithm):
         self.note(k, total[None])
         self.move_actions(gradient, self.action_memory, config.action_lr, config.action_optimizer)
         return k
+
+    def total(self, k: int, step_loss: Tensor) -> Tensor:
+        """The loss `(N,)` of iteration k from that of its steps, `(N, T)`."""
+        return block_sum(step_loss)
 
     def note(self, first: int, losses: Tensor) -> None:
         """The losses `(iterations, N)` before the steps of iterations `first ...`."""
@@ -205,8 +218,8 @@ class LiftedPlans(Algorithm):
                 "modes": config.noise_modes,
                 "feature_weight": problem.feature_weight,
                 "terminal": self.terminal,
-                "first_step": first,
-                "horizon": config.horizon,
+                "first_step": self.first + first,
+                "horizon": self.horizon,
             }
             if compiled is not None:
                 given = (block, states, self.actions[plans, seen], self.goal[plans], added)
@@ -274,7 +287,7 @@ class LiftedPlans(Algorithm):
             lr=config.state_lr * self.active,
             optimizer=config.state_optimizer,
         )
-        xi = state_noise(self, iteration=k, first_step=1, steps=self.end - 1)
+        xi = state_noise(self, iteration=k, rows=range(1, self.end))
         moving += (noise_scale * self.active)[:, None, None].to(xi.dtype) * xi
         return gradient
 
@@ -363,8 +376,8 @@ class LiftedPlans(Algorithm):
             after, _, _ = newton.refine_by_rollout(self.model, how, steps, states, before, goal)
             moving = (self.active[plans] > 0) & all_finite(after)
             self.actions[plans] = torch.where(moving[:, None, None], after, before)
-        calls = how.calls(self.trajectory, self.actions) + config.horizon
-        self.search.model_calls += config.horizon + calls * steps
+        calls = how.calls(self.trajectory, self.actions) + self.horizon
+        self.search.model_calls += self.horizon + calls * steps
 
     def share(self) -> None:
         """What was found since the last time: each problem's best, its candidates' costs."""
@@ -376,7 +389,9 @@ class LiftedPlans(Algorithm):
         which = best_of(cost, over)
         rows = torch.arange(len(which), device=which.device) * self.candidates + which
         least, known = self.best_cost[rows], search.best_cost[search.live]
-        wins = better(least, over.flatten()[rows], known, search.excess())
+        # Of equals the first candidate, whenever it came: so candidates may be anywhere.
+        worse = better(known, search.excess(), least, over.flatten()[rows])
+        wins = torch.isfinite(least) & ~worse
         best = (self.best_actions[rows], self.best_states[rows], least, self.best_violation[rows])
         search.choose(wins, *best)
         if self.config.stop_cost is not None:  # one good candidate is enough
@@ -389,31 +404,20 @@ class LiftedPlans(Algorithm):
 
         `follow` blends the virtual states with the rollout.
         """
-        config, problem = self.config, self.problem
-        self.search.model_calls += config.horizon * (1 + with_gradient)
+        config = self.config
+        self.search.model_calls += self.horizon * (1 + with_gradient)
         gradient = torch.empty_like(self.actions) if with_gradient else self.actions
-        objective = self.search.objective
         for plans in plan_blocks(len(self.goal), config.max_rows):
-            with torch.set_grad_enabled(with_gradient):
-                actions = self.actions[plans].detach().requires_grad_(with_gradient)
-                states = self.model.rollout(self.start[plans], actions, config.max_rows)
-                if objective.plain:
-                    goal, weight = self.goal[plans], problem.goal_feature_weight
-                    cost = rollout_cost(states, goal, weight)
-                else:
-                    lifted = objective.take(self.owner(plans)), self.pressed(plans)
-                    rows = states[:, None], actions[:, None]
-                    cost = lifted[0].search_cost(*rows, self.search.now, lifted[1])[:, 0]
-                if with_gradient:
-                    (found,) = torch.autograd.grad(cost.sum(), actions, allow_unused=True)
-                    gradient[plans] = needed(found)
-                    self.sound[plans] &= all_finite(gradient[plans])
-            states, cost = states.detach(), cost.detach()
-            arrived = torch.isfinite(cost) & all_finite(states)
+            states, cost, found = self.rolled_out(plans, with_gradient)
+            if found is not None:
+                gradient[plans] = found
+                self.sound[plans] &= all_finite(found)
+            actions = self.actions[plans].detach()
+            arrived = torch.isfinite(cost) & self.finite(states)
             self.sound[plans] &= arrived
-            self.keep(plans, arrived, actions.detach(), states, cost)
+            self.keep(plans, arrived, actions, states, cost)
             if follow:
-                self.press(plans, states, actions.detach())
+                self.press(plans, states, actions)
             if follow and config.sync_blend > 0:
                 inner = self.trajectory[plans, 1 : self.end]
                 blend = inner.lerp(states[:, 1 : self.end], config.sync_blend)
@@ -421,6 +425,44 @@ class LiftedPlans(Algorithm):
         if config.stop_cost is not None:
             self.active = (~self.arrived()).to(self.active.dtype)
         return gradient
+
+    def rolled_out(self, plans: slice, with_gradient: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The rollout `(n, T + 1, D)` of the plans' actions, its cost `(n,)`, the cost's gradient
+        `(n, T, A)`.
+        """
+        objective = self.search.objective
+        with torch.set_grad_enabled(with_gradient):
+            actions = self.actions[plans].detach().requires_grad_(with_gradient)
+            states = self.model.rollout(self.start[plans], actions, self.config.max_rows)
+            if objective.plain:
+                cost = rollout_cost(states, self.goal[plans], self.problem.goal_feature_weight)
+            else:
+                ours, pressed = objective.take(self.owner(plans)), self.pressed(plans)
+                rows = states[:, None], actions[:, None]
+                cost = ours.search_cost(*rows, self.search.now, pressed)[:, 0]
+            total = cost.sum()
+        found = None
+        if with_gradient:
+            found = needed(torch.autograd.grad(total, actions, allow_unused=True)[0])
+        return states.detach(), cost.detach(), found
+
+    def imagine(self, actions: Tensor) -> Tensor:
+        """The rollout `(N, T + 1, D)` of any actions `(N, T, A)`, without its gradient."""
+        parts = [
+            self.model.rollout(self.start[plans], actions[plans])
+            for plans in plan_blocks(len(actions), self.config.max_rows)
+        ]
+        empty = actions.new_empty(0, actions.shape[1] + 1, self.problem.state_features)
+        return torch.cat(parts) if parts else empty
+
+    @property
+    def ends(self) -> bool:
+        """Whether the last step of all is here."""
+        return self.first + self.config.horizon == self.horizon
+
+    def finite(self, states: Tensor) -> Tensor:
+        """Which rollouts `(n, T + 1, D)` are finite, `(n,)`."""
+        return all_finite(states)
 
     def keep(
         self, plans: slice, arrived: Tensor, actions: Tensor, states: Tensor, cost: Tensor

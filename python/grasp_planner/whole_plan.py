@@ -40,8 +40,8 @@ def obstacle(config: GraspConfig, problem: Problem) -> str | None:
 class WholePlans(LiftedPlans):
     """Lifted plans whose iterations and syncs are launches."""
 
-    def __init__(self, search: Search) -> None:
-        super().__init__(search)
+    def __init__(self, search: Search, share: range | None = None) -> None:
+        super().__init__(search, share=share)
         assert isinstance(self.model, KernelModel)
         self.dynamics = self.model.dynamics
 
