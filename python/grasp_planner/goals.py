@@ -119,6 +119,16 @@ class Region(Goal):
 
 
 @dataclass(frozen=True, eq=False)
+class Anywhere(Goal):
+    """Every state: there is no goal, and the config's `cost` alone counts."""
+
+    per_problem: ClassVar = {}
+
+    def target(self, start: Tensor, units: Tensor) -> Target:
+        return Box(torch.full_like(start, -torch.inf), torch.full_like(start, torch.inf))
+
+
+@dataclass(frozen=True, eq=False)
 class Ball(Goal):
     """All states near a centre: `sqrt(sum_d w_d (s - centre)_d^2) <= radius`, on scaled states.
 
@@ -141,7 +151,7 @@ class Ball(Goal):
             raise ValueError(
                 f"goal.radius must be on the device of start, {start.device}, got {radius.device}"
             )
-        radius = radius.detach().to(start.dtype)
+        radius = radius.to(start.dtype)
         if radius.dim() > 1 or (radius.dim() == 1 and len(radius) != len(start)):
             raise ValueError(f"goal.radius must be a number or (B,), got {tuple(radius.shape)}")
         if not bool((radius >= 0).all()):
@@ -376,7 +386,7 @@ def _states(name: str, value: Any, start: Tensor, finite: bool = True) -> Tensor
         raise ValueError(
             f"{name} must have a row for each of {len(start)} problems, got {len(value)}"
         )
-    return value.detach().expand_as(start).clone()
+    return value.expand_as(start).clone()
 
 
 def _several(name: str, value: Any, start: Tensor) -> Tensor:
@@ -389,7 +399,7 @@ def _several(name: str, value: Any, start: Tensor) -> Tensor:
         raise ValueError(
             f"{name} must have a row for each of {len(start)} problems, got {len(value)}"
         )
-    return value.detach().expand(len(start), -1, -1).clone()
+    return value.expand(len(start), -1, -1).clone()
 
 
 def _check(name: str, value: Any, start: Tensor, finite: bool) -> None:

@@ -109,13 +109,18 @@ class MPC:
         self._ids = None if environment_ids is None else _ids(environment_ids)
         self._under_way: _Batch | None = None
 
-    def act(self, state: State, goal: State | Goal, **given: Any) -> Control:
+    def act(
+        self, state: State, goal: State | Goal, *, active: Tensor | None = None, **given: Any
+    ) -> Control:
         """The actions of one control step.
 
         Args:
             state, goal: `(B, D)` (or `(D,)` for one environment), or whatever else the planner's
                 `plan` takes as start and goal: dicts, windows `(B, H, D)`, a `Goal`. B stays the
                 same until `reset`.
+            active: `(B,)` bool, the environments that take a step. The others, between or after
+                their episodes, neither replan nor move on: what stands in their rows of `actions`
+                is not to be executed, and their `state` is not looked at. None is all.
             given: `past_actions` and `context`, where `plan` needs them, a row per environment.
 
         Raises:
@@ -132,8 +137,13 @@ class MPC:
             raise ValueError(f"goal must have the shape of state, {shapes[0]}, got {shapes[1]}")
         begun = time.perf_counter()
         batch = self._batch(state)
-        due = batch.fresh | _differs(goal, batch.goal, batch.fresh)
+        if active is None:
+            active = torch.ones_like(batch.fresh)
+        active = _flags("active", active, batch.fresh)
+        due = batch.fresh | batch.due | _differs(goal, batch.goal, batch.fresh)
         due |= batch.steps >= self.execute * self.repeat
+        later = due & ~active
+        due &= active
         # A planner may begin differently where it has a warm start; both kinds in one call would
         # make one environment's plan depend on its neighbours.
         no_width = batch.actions.dim() == 1  # how wide an action is: ask, even without environments
@@ -142,26 +152,45 @@ class MPC:
                 asked = {"start": state, "goal": goal, **given}
                 self._replan(batch, rows.nonzero()[:, 0], asked, warm, begun)
         self._under_way = batch
-        batch.goal = _copied(goal)
-        actions = take(batch.actions, (batch.steps // self.repeat)[:, None])[:, 0]
-        batch.steps += 1
+        batch.goal, batch.due = _copied(goal), later
+        step = (batch.steps // self.repeat).clamp_max(self.horizon - 1)
+        actions = take(batch.actions, step[:, None])[:, 0]
+        batch.steps += active
         spent = 1e3 * (time.perf_counter() - begun)
         return Control(actions, due, batch.cost.clone(), batch.out_of_time.clone(), spent)
 
-    def forget(self, begins: Tensor) -> None:
+    def forget(
+        self, begins: Tensor, *, environment_ids: Sequence[int] | Tensor | None = None
+    ) -> None:
         """The environments where `begins (B,)` bool is True start a new episode: they replan at the
-        next `act`, without a warm start."""
-        if not isinstance(begins, Tensor) or begins.dtype != torch.bool:
-            raise TypeError("begins must be a bool Tensor")
-        if self._under_way is None:  # all begin anyway
-            return
-        wanted = tuple(self._under_way.fresh.shape)
-        if tuple(begins.shape) != wanted:
-            raise ValueError(f"begins must be {wanted}, got {tuple(begins.shape)}")
-        self._under_way.fresh |= begins.to(self._under_way.fresh.device)
+        next `act`, without a warm start.
 
-    def reset(self) -> None:
-        """Forgets everything: the next `act` may be of any batch, and repeats the first one's."""
+        With `environment_ids (B,)` they have new names, and the noise of a controller that has just
+        begun under these; names of the others are not looked at.
+        """
+        batch = self._under_way
+        if batch is None:  # all begin anyway
+            _flags("begins", begins, begins)
+            if environment_ids is not None:
+                raise ValueError("nothing is under way: give environment_ids to reset()")
+            return
+        begins = _flags("begins", begins, batch.fresh)
+        if environment_ids is not None:
+            named = torch.as_tensor(environment_ids, device=begins.device)
+            if named.shape != begins.shape:
+                wanted = tuple(begins.shape)
+                raise ValueError(f"environment_ids must be {wanted}, got {tuple(named.shape)}")
+            ids = _ids(torch.where(begins, named, batch.ids))
+            batch.ids, batch.plans = ids, torch.where(begins, 0, batch.plans)
+        batch.fresh |= begins
+
+    def reset(self, *, environment_ids: Sequence[int] | Tensor | None = None) -> None:
+        """Forgets everything: the next `act` may be of any batch, and repeats the first one's.
+
+        With `environment_ids` its environments have these names from now on.
+        """
+        if environment_ids is not None:
+            self._ids = _ids(environment_ids)
         self._under_way = None
 
     # ------------------------------------------------------------------------------------- planning
@@ -242,6 +271,7 @@ class _Batch:
     shapes: dict[str, tuple[int, ...]]  # of their states
     ids: Tensor
     fresh: Tensor  # begins an episode
+    due: Tensor  # had to replan while it took no step
     steps: Tensor  # control steps since the current plan was made
     plans: Tensor  # how many were made
     actions: Tensor  # of the current plan, (B, T, A)
@@ -260,6 +290,7 @@ class _Batch:
             shapes=shapes,
             ids=rows if ids is None else ids.to(rows.device),
             fresh=none == 0,
+            due=none > 0,
             steps=none.clone(),
             plans=none.clone(),
             actions=state.new_empty(0),
@@ -322,6 +353,15 @@ def _differs(goal: Any, before: Any, like: Tensor) -> Tensor:
 
 def _told(shapes: dict[str, tuple[int, ...]]) -> str:
     return str(shapes["state"]) if list(shapes) == ["state"] else str(shapes)
+
+
+def _flags(name: str, value: Any, like: Tensor) -> Tensor:
+    """`(B,)` bool like `like`."""
+    if not isinstance(value, Tensor) or value.dtype != torch.bool:
+        raise TypeError(f"{name} must be a bool Tensor")
+    if value.shape != like.shape:
+        raise ValueError(f"{name} must be {tuple(like.shape)}, got {tuple(value.shape)}")
+    return value.to(like.device)
 
 
 def _ids(values: Sequence[int] | Tensor) -> Tensor:

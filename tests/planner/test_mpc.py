@@ -96,6 +96,50 @@ def test_every_plan_has_noise_of_its_own() -> None:
     assert len(torch.cat(ids).unique()) == 6
 
 
+def test_some_take_no_step() -> None:
+    """They neither replan nor move on; what they missed is done at their next step."""
+    planner = Scripted()
+    controller = MPC(planner, execute=2)
+    state, goal = torch.zeros(3, D), torch.ones(3, D)
+    unseen = torch.tensor([[0.0] * D, [float("nan")] * D, [0.0] * D])
+    first = torch.tensor([True, False, True])
+    control = controller.act(unseen, goal, active=first)
+    assert control.replanned.tolist() == [True, False, True]
+    assert control.actions[first, 0].tolist() == [100, 120]
+    goal[2] = 5.0
+    control = controller.act(state, goal, active=torch.tensor([True, True, False]))
+    assert control.replanned.tolist() == [False, True, False]
+    assert control.actions[:2, 0].tolist() == [101, 210]
+    control = controller.act(state, goal, active=torch.tensor([False, False, True]))
+    assert control.replanned.tolist() == [False, False, True]  # its goal has changed meanwhile
+    assert planner.asked[-1]["actions"][0, :2, 0].tolist() == [121, 122]
+    assert controller.act(state, goal).replanned.tolist() == [True, False, False]
+    with pytest.raises(ValueError, match=r"active must be \(3,\), got \(2,\)"):
+        controller.act(state, goal, active=torch.ones(2, dtype=torch.bool))
+    with pytest.raises(TypeError, match="active must be a bool Tensor"):
+        controller.act(state, goal, active=torch.ones(3))
+
+
+def test_an_episode_with_a_name_of_its_own() -> None:
+    """Its noise is that of a controller that begins under this name."""
+    planner = Scripted()
+    controller, state = MPC(planner), torch.zeros(2, D)
+    for _ in range(3):
+        controller.act(state, state)
+    controller.forget(torch.tensor([False, True]), environment_ids=[0, 7])
+    controller.act(state, state)
+    assert [call["plan_ids"].tolist() for call in planner.asked[-2:]] == [[7], [3 * 2**20]]
+    with pytest.raises(ValueError, match="environment_ids must be all different"):
+        controller.forget(torch.tensor([True, False]), environment_ids=[7, 0])
+    with pytest.raises(ValueError, match=r"environment_ids must be \(2,\), got \(1,\)"):
+        controller.forget(torch.tensor([True, False]), environment_ids=[7])
+    controller.reset(environment_ids=[4, 2])
+    with pytest.raises(ValueError, match="nothing is under way: give environment_ids to reset"):
+        controller.forget(torch.tensor([True, False]), environment_ids=[7, 8])
+    controller.act(state, state)
+    assert planner.asked[-1]["plan_ids"].tolist() == [4, 2]
+
+
 @pytest.mark.parametrize(
     ("tail", "filled"), [("hold", [106.0, 106.0]), ("zero", [0.0, 0.0]), ("policy", [-0.5, -0.25])]
 )

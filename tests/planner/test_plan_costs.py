@@ -8,7 +8,7 @@ import planner_cases as cases
 import pytest
 import torch
 from grasp_planner import Constraint, GraspPlanner, NonFiniteWarning, Plan, Schedule
-from grasp_planner.goals import Alternatives, Ball, Goal, Region, Subset, Waypoints
+from grasp_planner.goals import Alternatives, Anywhere, Ball, Goal, Region, Subset, Waypoints
 from planner_cases import arithmetic
 from torch import Tensor
 
@@ -329,6 +329,22 @@ def test_one_state_by_any_other_name(kind: str) -> None:
         torch.testing.assert_close(plan.cost, expected.cost, rtol=0.3, atol=2e-2)
         if isinstance(goal, Subset):
             assert cases.same_bits(plan.actions, expected.actions)
+
+
+@every_planner
+def test_no_goal_but_a_cost(kind: str) -> None:
+    """What is below zero, such as minus a reward, is planned for as well; nothing else counts."""
+    start, _ = cases.problems(3)
+
+    def own(states: Tensor, actions: Tensor) -> Tensor:
+        return states[:, -1, 0] - 2.0
+
+    planner = cases.planner(kind, arithmetic, cost=own, running_goal_weight=1.0)
+    plan = planner.plan(start, Anywhere())
+    torch.testing.assert_close(plan.cost, own(plan.states, plan.actions))
+    idle = cases.roll_out(arithmetic, start, torch.zeros(3, 7, 2))
+    reached = idle[:, -1, 0] - plan.states[:, -1, 0]
+    assert (reached > 0.1).all()
 
 
 def test_waypoints_are_passed_in_order_when_it_suits() -> None:
