@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan test test-slow lint format train train-surrogates state-gradients keep-out early-stop bench bench-report performance bench-step bench-plan table tune aot clean
+.PHONY: help setup plan test test-slow lint format train train-surrogates state-gradients keep-out early-stop bench bench-report performance bench-step bench-plan table tune aot dist check-dist clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -88,6 +88,20 @@ tune: setup ## search a planner's settings: make tune PLANNER=cem TUNE='--tasks 
 
 aot: setup ## compile every Triton kernel for named GPUs, count registers and instructions
 	$(BIN)/python -m grasp_kernels.aot
+
+DIST ?= out/dist
+# The wheel is built from the sdist, so nothing outside it can slip in. auditwheel gives it the oldest
+# manylinux tag that its symbols allow; torch brings its own libraries.
+dist: setup ## an sdist and an abi3 wheel with a manylinux tag: out/dist
+	rm -rf $(DIST)
+	GRASP_KERNELS_NATIVE=1 $(BIN)/python -m build --no-isolation --outdir $(DIST)/linux
+	mv $(DIST)/linux/*.tar.gz $(DIST)
+	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --exclude 'libtorch*.so' --exclude libc10.so \
+	--wheel-dir $(DIST) $(DIST)/linux/*.whl
+	rm -r $(DIST)/linux
+
+check-dist: setup ## install wheel and sdist, with a compiler and without, each in a new environment, and plan (minutes)
+	$(BIN)/python -m pytest -m slow tests/packaging
 
 clean: ## remove what was built and written here
 	rm -rf $(VENV) out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -30,6 +30,7 @@ from torch import Tensor
 
 PACKAGE = Path(__file__).resolve().parent
 CSRC = PACKAGE.parent / "csrc"
+NOT_BUILT = PACKAGE / "not_built.txt"  # why setup.py compiled nothing, where it did not
 COMPILE_FLAGS = (
     "-std=c++17",
     "-O3",
@@ -380,7 +381,8 @@ def compiler() -> list[str]:
     if sys.platform == "win32":
         raise BuildError("the native backend needs GCC or Clang; Windows is not supported")
     if not source_files():
-        raise BuildError("no prebuilt extension, and no csrc to build one from")
+        reason = NOT_BUILT.read_text() if NOT_BUILT.exists() else "no csrc to build one from"
+        raise BuildError(f"not compiled when it was installed: {reason}")
     command = shlex.split(os.environ.get("CXX", ""))
     for name in command[:1] or ("g++", "clang++", "c++"):
         if found := shutil.which(name):
