@@ -46,6 +46,12 @@ class ActionBox:
         """Values in units, the actions of which are to be inside the box."""
         return values.clamp(self._unit_low, self._unit_high)
 
+    def free_units(self, values: Tensor, toward: Tensor) -> Tensor:
+        """Which values in units `(..., A)` can move at all, and are not at a bound `toward` it."""
+        at_low = (values <= self._unit_low) & (toward < 0)
+        at_high = (values >= self._unit_high) & (toward > 0)
+        return ~(at_low | at_high) & (self._unit_low < self._unit_high)
+
     def descend_(
         self,
         values: Tensor,

@@ -41,7 +41,8 @@ class Objective:
     """The cost of plans of b problems, in the planner's units; what users give sees their own.
 
     `target`: the goals; `goal_weight`, `units` `(D,)`; `total` iterations of the search; `context`:
-    what belongs to each problem and is handed to the user's functions.
+    what belongs to each problem and is handed to the user's functions; `through_goal`: whether the
+    goal's nearest state is differentiated, too, for second derivatives and those for the goal.
     """
 
     config: PlannerConfig
@@ -50,6 +51,7 @@ class Objective:
     units: Tensor
     total: int
     context: Context | None = None
+    through_goal: bool = False
 
     @classmethod
     def of(cls, config: PlannerConfig, problem: Problem, total: int) -> Objective:
@@ -167,7 +169,8 @@ class Objective:
 
     def _distance(self, states: Tensor) -> Tensor:
         """`|s - g|^2_w` of `states (b, R, ..., D)`."""
-        nearest = self.target.nearest(states, self.goal_weight).detach()
+        nearest = self.target.nearest(states, self.goal_weight)
+        nearest = nearest if self.through_goal else nearest.detach()
         return (self.goal_weight * (states - nearest).square()).sum(-1)
 
     def _added(self, states: Tensor, actions: Tensor, iteration: int | None) -> Tensor:

@@ -92,6 +92,7 @@ def check_problem(
 ) -> Problem:
     """The problem in the planner's own units, or an error that names what is wrong.
 
+    Its start, goal and context have the graphs of what was given, unless gradients are off.
     `samples` is the most that each problem will be sampled by: ids leave room for so many.
     """
     start, past_states = _start(world_model, start)
@@ -262,7 +263,7 @@ def _past_actions(actions: Any, shape: tuple[int, int, int], start: Tensor) -> T
             f"got {actions.dtype} on {actions.device}"
         )
     _check_finite("past_actions", actions)
-    return actions.detach()
+    return actions
 
 
 def _fate(config: PlannerConfig, ids: Tensor, rows: Rows, dtype: torch.dtype) -> Tensor:
@@ -288,7 +289,7 @@ def _state(name: str, value: Any) -> Tensor:
     if value.dtype not in DTYPES:
         raise TypeError(f"{name} must be floating ({DTYPES}), got {value.dtype}")
     _check_finite(name, value)
-    return value.detach().clone()
+    return value.clone()
 
 
 def _check_finite(name: str, value: Tensor) -> None:

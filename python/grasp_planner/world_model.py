@@ -51,10 +51,10 @@ def module_of(world_model: Callable[..., Any]) -> nn.Module | None:
 class _Frozen:
     """A module's modes, flags and buffers as they were found, put back by `restore`."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, weights: bool) -> None:
         self.users = 0
         # Autograd has no use for inference tensors, and torch refuses to touch their flags.
-        usable = (p for p in module.parameters() if not p.is_inference())
+        usable = (p for p in module.parameters() if weights and not p.is_inference())
         self.trainable = [p for p in usable if p.requires_grad]
         self.training = [part for part in module.modules() if part.training]
         self.buffers = [
@@ -85,12 +85,13 @@ _frozen_lock = threading.Lock()
 
 
 @contextmanager
-def frozen(world_model: Callable[..., Tensor]) -> Iterator[None]:
+def frozen(world_model: Callable[..., Tensor], weights: bool = True) -> Iterator[None]:
     """Evaluation mode and no weight gradients inside; everything as before outside, also on error.
 
     Buffers that the model changes as it runs (counters, running statistics) are put back too.
-    `.grad` is never touched: the planner differentiates for actions only. Threads may plan through
-    one module at the same time: the first in freezes it, the last out restores it.
+    `.grad` is never touched: the planner differentiates for actions only. Where `weights` is False,
+    gradients for them are wanted, and their flags are left alone. Threads may plan through one
+    module at the same time: the first in freezes it, the last out restores it.
     """
     module = module_of(world_model)
     if module is None:
@@ -99,7 +100,7 @@ def frozen(world_model: Callable[..., Tensor]) -> Iterator[None]:
     with _frozen_lock:
         found = _frozen.get(module)
         if found is None:
-            found = _frozen[module] = _Frozen(module)
+            found = _frozen[module] = _Frozen(module, weights)
         found.users += 1
     try:
         yield
