@@ -13,7 +13,7 @@ from torch import Tensor
 from grasp_planner.compiled import Accelerated
 from grasp_planner.goals import Goal
 from grasp_planner.inputs import Context, Problem, check_problem, check_snapshots
-from grasp_planner.isolation import solve_apart
+from grasp_planner.isolation import Solve, part_of, solve_apart
 from grasp_planner.models import KernelModel, open_model
 from grasp_planner.options import PlannerConfig
 from grasp_planner.plan import Plan
@@ -33,6 +33,8 @@ class Planner(ABC):
 
     config_type: ClassVar[type[PlannerConfig]]
     algorithm_type: ClassVar[type[Algorithm]]
+    shard = (0, 1)
+    """Of B problems, which part this planner plans, of how many: all, unless processes share."""
 
     def __init__(self, world_model: WorldModel, config: Any = None) -> None:
         if not callable(world_model):
@@ -122,7 +124,14 @@ class Planner(ABC):
                 search.run()
                 return search.result()
 
-            return solve_apart(self, problem, solve)
+            return self._solved(problem, solve)
+
+    def _solved(self, problem: Problem, solve: Solve) -> Plan:
+        """The plans of those problems that are this planner's, whichever of them can be planned."""
+        rank, size = self.shard
+        if size > 1:
+            problem = problem.take(list(part_of(problem.count, rank, size)))
+        return solve_apart(self, problem, solve)
 
     def accelerated(self) -> Accelerated:
         """How this planner calls its world model; what is compiled once stays so."""

@@ -65,6 +65,10 @@ class GraspConfig(PlannerConfig):
             through the rollout (`grasp_planner.newton`), which have no `sync_lr`. "adam".
         sync_blend: how far the states move to the rollout after a sync. 0 to 1; 1 (paper).
         final_sync_steps: gradient steps after the last iteration. >= 0; 100; paper `sync_steps`.
+        kernels: "whole-plan": all iterations to the next sync in one launch, of an MLP world model
+            whose planner asks for nothing else; or "step": one at a time, as for all other models,
+            which time that is shared out over processes needs. They differ in the last bits.
+            "whole-plan".
     """
 
     iterations: int = integer(200, 0)
@@ -89,6 +93,7 @@ class GraspConfig(PlannerConfig):
     sync_optimizer: str = choice("adam", (*OPTIMIZERS, GAUSS_NEWTON))
     sync_blend: float = number(1.0, 0.0, 1.0)
     final_sync_steps: int = integer(100, 0)
+    kernels: str = choice("whole-plan", ("whole-plan", "step"))
 
     @classmethod
     def paper(cls, **changes: Any) -> GraspConfig:

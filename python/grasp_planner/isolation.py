@@ -66,7 +66,7 @@ def solve_apart(planner: Planner, problem: Problem, solve: Solve) -> Plan:
             f"({next(iter(failures.values()))}). All other plans are unaffected."
         )
         warnings.warn(message, ModelFailureWarning, stacklevel=level_of_caller())
-    return _joined(problem, parts, failures)
+    return joined(problem, parts, failures)
 
 
 def _try(
@@ -102,19 +102,24 @@ def _with_fewer_rows(
     return None, error
 
 
+def part_of(count: int, rank: int, size: int) -> range:
+    """Of `count` things in order, those of part `rank` of `size` parts as even as can be."""
+    return range(count * rank // size, count * (rank + 1) // size)
+
+
 def _halves(rows: list[int]) -> list[list[int]]:
     middle = (len(rows) + 1) // 2
     return [rows[:middle], rows[middle:]]
 
 
-def _joined(
+def joined(
     problem: Problem, parts: list[tuple[list[int], Plan | None]], failures: dict[int, str]
 ) -> Plan:
     """One plan for all problems; of those without one, nothing but their start."""
     some = next(plan for _, plan in parts if plan is not None)
     known = [plan for _, plan in parts if plan is not None]
     iterations = max(plan.iterations for plan in known)
-    order = torch.tensor([b for rows, _ in parts for b in rows])
+    order = torch.tensor([b for rows, _ in parts for b in rows], dtype=torch.int64)
     order = order.argsort().to(problem.start.device)
 
     def history(plan: Plan) -> Tensor:

@@ -56,7 +56,7 @@ class LiftedPlans(Algorithm):
         #: Of all R candidates, those that are here.
         every = self.config.candidates
         mine = range(every) if share is None else share
-        self.candidates = len(mine)
+        self.candidates, self.first_candidate = len(mine), mine.start
         self.schedule = schedule_table(self.config, search.start)
         search.best_cost = search.best_cost.to(self.schedule.dtype)  # as the lifted loss
         self.start = search.start.repeat_interleave(self.candidates, 0)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -63,10 +65,20 @@ class Plan:
     failures: dict[int, str] = field(default_factory=dict)
 
 
-def warn_non_finite(sound: Tensor, problem_ids: Tensor) -> None:
-    """Name every plan that met a NaN or an infinity."""
-    broken = (~sound).nonzero().tolist()
-    names = ", ".join(f"plan_id {int(problem_ids[b])} candidate {r}" for b, r in broken[:10])
+def moved(plan: Plan, device: torch.device | str) -> Plan:
+    """The same plan, its tensors on a device."""
+    values: dict[str, Any] = {part.name: getattr(plan, part.name) for part in fields(plan)}
+    for name, value in values.items():
+        if isinstance(value, Tensor):
+            values[name] = value.to(device)
+    values["snapshots"] = {k: states.to(device) for k, states in plan.snapshots.items()}
+    return Plan(**values)
+
+
+def warn_non_finite(sound: Tensor, problem_ids: Tensor, first: int = 0) -> None:
+    """Name every plan that met a NaN or an infinity; `first`: the first candidate's number."""
+    broken = [(int(problem_ids[b]), r + first) for b, r in (~sound).nonzero().tolist()]
+    names = ", ".join(f"plan_id {name} candidate {r}" for name, r in broken[:10])
     more = f" and {len(broken) - 10} more" if len(broken) > 10 else ""
     warnings.warn(
         f"non-finite numbers in {len(broken)} of {sound.numel()} candidates: {names}{more}. "

@@ -63,6 +63,9 @@ class Algorithm(ABC):
     candidates = 1
     """Plans of a problem that are kept and reported one by one."""
 
+    first_candidate = 0
+    """The number of the first of them, where others are planned elsewhere."""
+
     multiplier_rows = 1
     """Plans of a problem that have multipliers of their own, for its constraints."""
 
@@ -443,7 +446,7 @@ class Search:
     def result(self) -> Plan:
         problem = self.problem
         if not bool(self.sound.all()):
-            warn_non_finite(self.sound, problem.problem_ids)
+            warn_non_finite(self.sound, problem.problem_ids, self.algorithm.first_candidate)
         states = self.best_states * problem.units
         states[:, 0] = problem.start_given  # as it came: scaling and back may round
         own = self.algorithm.candidates > 1

@@ -32,6 +32,8 @@ def obstacle(config: GraspConfig, problem: Problem) -> str | None:
         return f"state_optimizer is {config.state_optimizer!r}"
     if config.state_gradient_scale != NEVER:
         return f"state_gradient_scale is {config.state_gradient_scale}"
+    if config.kernels != "whole-plan":
+        return f"kernels is {config.kernels!r}"
     if config.hold != 1:
         return f"actions are held for {config.hold} steps"
     return None
