@@ -18,8 +18,10 @@ from rich.table import Table
 
 from grasp_planner import tasks
 from grasp_planner.cli.arguments import listed, positive, seed
+from grasp_planner.cli.launched import INTERRUPTED, LOST, world
+from grasp_planner.distributed.launch import LaunchError, RankLostError, Ranks
 from grasp_planner.evaluation import page, summary
-from grasp_planner.evaluation.pool import WorkerError, plan_all
+from grasp_planner.evaluation.pool import WorkerError, grouped, plan_all
 from grasp_planner.evaluation.units import Settings, Store, described, write
 from grasp_planner.presets import PLANNERS
 from grasp_planner.tasks import MissingExtraError
@@ -27,7 +29,6 @@ from grasp_planner.tasks.requirements import require
 
 FAILED = 1  # exit status: some plans could not be made
 USAGE = 2  # exit status: the command could not run as asked
-INTERRUPTED = 130  # exit status: Ctrl-C; the same command goes on from there
 SILENCE = 10.0  # seconds between lines of progress where there is no terminal
 
 
@@ -39,7 +40,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Plans the same problems with every planner, one problem at a time, and "
         "executes the plans, open loop, in the real environment. Writes eval.json, eval.csv and "
         "eval.html. After an interruption of any kind, the same command goes on where it stopped. "
-        "Exit status 1 if some plans could not be made.",
+        "Under torchrun the ranks share out the plans. Exit status 1 if some plans could not be "
+        "made, 3 if a rank was lost.",
     )
     add = parser.add_argument
     add(
@@ -61,9 +63,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--seed", type=seed, default=0, help="of the problems and of the noise (0)")
     add("--out", type=Path, default=Path("out/eval"), metavar="DIR", help="(out/eval)")
     cores = os.cpu_count() or 1
-    add("--workers", type=positive, default=cores, metavar="N", help=f"processes ({cores})")
+    add("--workers", type=positive, metavar="N",
+        help=f"processes ({cores}, shared by the ranks of a machine)")  # fmt: skip
     add("--threads", type=positive, default=1, metavar="N", help="CPU threads of each worker (1)")
     add("--no-pictures", action="store_true", help="tables only, which need no matplotlib")
+    add("--timeout", type=positive, default=600, metavar="S",
+        help="seconds after which a rank that finishes no plan is lost (600)")  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -89,21 +94,28 @@ def run(args: argparse.Namespace) -> int:
     """Evaluates with `--threads`, also here, for what is not planned; returns the exit status."""
     before = torch.get_num_threads()
     torch.set_num_threads(args.threads)
+    going_on = f"{args.out} keeps every finished plan, and the same command goes on from there"
     try:
-        return evaluate(args)
+        with world("grasp eval", "cpu", args.timeout) as ranks:
+            return evaluate(args, ranks)
     except KeyboardInterrupt:
-        words = f"{args.out} keeps every finished plan, and the same command goes on from there"
-        print(f"grasp eval: interrupted; {words}", file=sys.stderr)
+        print(f"grasp eval: interrupted; {going_on}", file=sys.stderr)
         return INTERRUPTED
+    except RankLostError as error:
+        print(f"grasp eval: {error}; {going_on}", file=sys.stderr)
+        return LOST
+    except LaunchError as error:
+        print(f"grasp eval: {error}", file=sys.stderr)
+        return USAGE
     finally:
         torch.set_num_threads(before)
 
 
-def evaluate(args: argparse.Namespace) -> int:
-    """Plans what is missing, then reports."""
+def evaluate(args: argparse.Namespace, ranks: Ranks) -> int:
+    """Plans what is missing, each rank its share; the first reports, and all return one status."""
     from grasp_bench.timing import processor  # not at import: planning needs none of it
 
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=None if sys.stdout.isatty() else 120, quiet=not ranks.first)
     settings = Settings(
         tuple(args.tasks),
         tuple(args.horizons),
@@ -123,38 +135,55 @@ def evaluate(args: argparse.Namespace) -> int:
             for name, horizon in settings.cells()
         }
         description = described(settings, loaded, processor())
-        with Store(args.out, description) as store:
-            plan_missing(settings, store, args.workers, console)
+        workers = args.workers or max(1, (os.cpu_count() or 1) // ranks.local_size)
+        with Store(args.out, description, ranks) as store:
+            plan_missing(settings, store, workers, console, ranks)
+            store.gather()
     except (WorkerError, ValueError, MissingExtraError, OSError) as error:
         print(f"grasp eval: {error}", file=sys.stderr)
         return USAGE
     rows = summary.summarise(settings, store.results, description)
-    write(args.out / "eval.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
-    write(args.out / "eval.csv", summary.flat(rows))
-    pictures = {} if args.no_pictures else page.pictures(rows, store.results, loaded, problems)
-    write(args.out / "eval.html", page.page(rows, description, loaded, pictures))
-    print_table(console, rows)
-    console.print(f"written to {args.out}: eval.json, eval.csv, eval.html", highlight=False)
+    if ranks.first:
+        write(args.out / "eval.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
+        write(args.out / "eval.csv", summary.flat(rows))
+        pictures = {} if args.no_pictures else page.pictures(rows, store.results, loaded, problems)
+        write(args.out / "eval.html", page.page(rows, description, loaded, pictures))
+        print_table(console, rows)
+        console.print(f"written to {args.out}: eval.json, eval.csv, eval.html", highlight=False)
     errors = sum(row["errors"] for row in rows)
-    if errors:
+    if errors and ranks.first:
         print(f"grasp eval: {errors} plans could not be made; see eval.html", file=sys.stderr)
+    sys.stdout.flush()  # a launcher may end the ranks when the first of them has ended
+    ranks.meet("the report")
     return FAILED if errors else 0
 
 
-def plan_missing(settings: Settings, store: Store, workers: int, console: Console) -> None:
-    """Plans the units that the store has no result of."""
+def plan_missing(
+    settings: Settings, store: Store, workers: int, console: Console, ranks: Ranks
+) -> None:
+    """Plans this rank's share of the units that the store has no result of.
+
+    The planners of a problem stay on one rank, where they take turns.
+    """
     units = list(settings.units())
     missing = [unit for unit in units if unit not in store.results]
     done = len(units) - len(missing)
     if missing and done:
         console.print(f"{store.folder}: {done} of {len(units)} plans are there; going on")
-    with Reporter(len(units), done) as reporter:
+    share = [unit for group in ranks.mine(grouped(missing)) for unit in group]
+    alone = ranks.size == 1
+    reporter = (
+        Reporter(len(units), done) if alone else Reporter(len(share), 0, " of rank 0's share")
+    )
+    with reporter if ranks.first else nullcontext():
 
         def report(result: dict[str, Any]) -> None:
             store.add(result)
-            reporter.advance(result)
+            if ranks.first:
+                reporter.advance(result)
+            ranks.sign()
 
-        plan_all(settings, missing, workers, report)
+        plan_all(settings, share, workers, report)
 
 
 def loaded_tasks(names: tuple[str, ...]) -> dict[str, tasks.Task]:
@@ -175,15 +204,16 @@ def loaded_tasks(names: tuple[str, ...]) -> dict[str, tasks.Task]:
 class Reporter(AbstractContextManager["Reporter"]):
     """A progress bar on a terminal, a line now and then elsewhere; both on standard error."""
 
-    def __init__(self, total: int, done: int) -> None:
+    def __init__(self, total: int, done: int, share: str = "") -> None:
         self.total, self.done, self.failed = total, done, 0
+        self.share = share
         self.last = time.monotonic()
         console = Console(stderr=True)
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("plans"),
+            TextColumn(f"plans{share}"),
             TimeRemainingColumn(),
             console=console,
             transient=True,
@@ -208,7 +238,9 @@ class Reporter(AbstractContextManager["Reporter"]):
         due = now - self.last >= SILENCE or self.done == self.total
         if isinstance(self.shown, nullcontext) and due:
             self.last = now
-            print(f"{self.done}/{self.total} plans, {words}", file=sys.stderr, flush=True)
+            print(
+                f"{self.done}/{self.total} plans{self.share}, {words}", file=sys.stderr, flush=True
+            )
 
 
 def print_table(console: Console, rows: list[dict[str, Any]]) -> None:

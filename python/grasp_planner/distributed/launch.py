@@ -12,13 +12,14 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -27,9 +28,12 @@ T = TypeVar("T")
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 POLL = 0.02  # seconds between two looks for those who are waited for
 LOOK = 0.5  # seconds between two looks for those who are lost
-FAREWELL = 5.0  # seconds that rank 0, whose process may be the store's, waits for others to leave
+FAREWELL = 5.0  # seconds that rank 0, where it has the store, waits for the others to leave
+TOLD = "was told to end"
 
-_worlds = itertools.count()  # all ranks enter `ranks` equally often, and so agree on the number
+
+class LaunchError(ValueError):
+    """What the launcher set says no world; the message names it."""
 
 
 class RankLostError(RuntimeError):
@@ -89,8 +93,12 @@ class Ranks:
             self._roll.meet(what)
 
     def lost(self) -> list[str]:
-        """The names of the ranks that died, left or fell silent, and how."""
-        return list(self._roll.lost().values()) if self._roll else []
+        """The names of the ranks that died, left by an error or fell silent, and how.
+
+        Those who were told to end, by Ctrl-C or by their launcher, are not lost.
+        """
+        lost = self._roll.lost().values() if self._roll else []
+        return [words for words in lost if not words.endswith(TOLD)]
 
 
 @contextmanager
@@ -107,7 +115,8 @@ def ranks(device: torch.device | str = "cpu", timeout: float = 600.0) -> Iterato
         timeout: seconds, of collectives and of waiting for a rank that gives no sign. > 0; 600.
 
     Raises:
-        ValueError: the launcher's variables are incomplete, or `timeout` is not above 0.
+        ValueError: `timeout` is not above 0.
+        LaunchError: the launcher's variables are incomplete or no numbers.
         RankLostError: ranks that did not come within `timeout`.
     """
     if not timeout > 0:
@@ -118,19 +127,27 @@ def ranks(device: torch.device | str = "cpu", timeout: float = 600.0) -> Iterato
         rank, size = dist.get_rank(), dist.get_world_size()
     else:
         rank, size = _launched()
-    local_rank = int(os.environ.get("LOCAL_RANK", rank))
-    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    local_rank = _number("LOCAL_RANK", rank)
+    local_size = _number("LOCAL_WORLD_SIZE", size)
     if size > 1 and device.type == "cuda":
         device = torch.device("cuda", local_rank if device.index is None else device.index)
         torch.cuda.set_device(device)
     if size == 1:
         yield Ranks(0, 1, 0, 1, device, timeout)
         return
-    if not theirs:
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        _begin(backend, timeout, rank, size)
     try:
-        roll = _Roll(rank, size, timeout)
+        if theirs:
+            # There is no public way to the store of a group that somebody else has made.
+            store = _apart(dist.distributed_c10d._get_default_store(), rank, size, timeout)
+        else:
+            store = _begin(device, rank, size, timeout)
+    except RankLostError:
+        raise
+    except RuntimeError as error:  # of the store, gloo or nccl, which have no errors in common
+        reason = str(error).split("\n", 1)[0]
+        raise RankLostError(f"{_name(rank, size)} could not join the others: {reason}") from error
+    try:
+        roll = _Roll(store, rank, size, timeout)
         try:
             yield Ranks(rank, size, local_rank, local_size, device, timeout, roll)
         except BaseException as error:
@@ -148,16 +165,67 @@ def _launched() -> tuple[int, int]:
         return 0, 1
     missing = [name for name in VARIABLES if name not in os.environ]
     if missing:
-        raise ValueError(f"a launcher must set {', '.join(VARIABLES)}, got no {', '.join(missing)}")
-    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        raise LaunchError(f"a launcher must set {', '.join(VARIABLES)}; {missing[0]} is not set")
+    rank, size = _number("RANK"), _number("WORLD_SIZE")
+    if rank >= size:
+        raise LaunchError(f"RANK must be below WORLD_SIZE = {size}, got {rank}")
+    return rank, size
 
 
-def _begin(backend: str, timeout: float, rank: int, size: int) -> None:
-    try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
-    except dist.DistError as error:
-        reason = str(error).split("\n", 1)[0]
-        raise RankLostError(f"{_name(rank, size)}: the others did not come: {reason}") from error
+def _number(name: str, default: int = 0) -> int:
+    """A launcher's variable."""
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal():
+        raise LaunchError(f"{name} must be a whole number from 0, got {text!r}")
+    return int(text)
+
+
+def _begin(device: torch.device, rank: int, size: int, timeout: float) -> dist.Store:
+    """Makes the default process group; returns its store."""
+    seconds = timedelta(seconds=timeout)
+    everyones = dist.TCPStore(
+        os.environ["MASTER_ADDR"],
+        _number("MASTER_PORT"),
+        is_master=rank == 0 and not _launchers(),
+        timeout=seconds,
+        wait_for_workers=False,  # `_apart` does, and knows who is missing
+        multi_tenant=True,
+    )
+    store = _apart(everyones, rank, size, timeout)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=seconds)
+    return store
+
+
+def _apart(store: dist.Store, rank: int, size: int, timeout: float) -> dist.Store:
+    """A part of a store for these ranks alone.
+
+    torchrun's store outlives a restart, and would hand out the addresses of the dead. So rank 0
+    proposes a new name until all others have answered it, and confirms it by their answers; who
+    reads the name of a world before this one finds answers there that are not its own.
+
+    Raises RankLostError where ranks do not come.
+    """
+    own, end = uuid.uuid4().hex, time.monotonic() + timeout
+    others = range(1, size)
+    if rank == 0:
+        store.set("grasp_planner/proposed", own)
+    while time.monotonic() < end:
+        if rank == 0:
+            answers = [f"{own}/{other}" for other in others]
+            if store.check(answers):
+                store.set(f"{own}/confirmed", " ".join(store.get(key).decode() for key in answers))
+                return dist.PrefixStore(own, store)
+        elif store.check(["grasp_planner/proposed"]):
+            name = store.get("grasp_planner/proposed").decode()
+            store.set(f"{name}/{rank}", own)
+            done = store.check([f"{name}/confirmed"])
+            if done and store.get(f"{name}/confirmed").decode().split()[rank - 1] == own:
+                return dist.PrefixStore(name, store)
+        time.sleep(POLL)
+    missing = [k for k in others if rank == 0 and not store.check([f"{own}/{k}"])] or [0]
+    names = ", ".join(f"rank {k} of {size}" for k in missing)
+    raise RankLostError(f"{names} did not come to {_name(rank, size)} within {timeout:g} s")
 
 
 def _name(rank: int, size: int, host: str | None = None, pid: int | None = None) -> str:
@@ -168,10 +236,8 @@ def _name(rank: int, size: int, host: str | None = None, pid: int | None = None)
 class _Roll:
     """The roll of a world, in the store: names, signs of life, arrivals and departures."""
 
-    def __init__(self, rank: int, size: int, timeout: float) -> None:
-        # There is no public way to the store of a group that somebody else has made.
-        store: Any = dist.distributed_c10d._get_default_store()
-        self.store = dist.PrefixStore(f"grasp_planner/{next(_worlds)}", store)
+    def __init__(self, store: dist.Store, rank: int, size: int, timeout: float) -> None:
+        self.store = dist.PrefixStore("roll", store)
         self.rank, self.size, self.timeout = rank, size, timeout
         self.others = [other for other in range(size) if other != rank]
         self.meetings = itertools.count()
@@ -184,14 +250,17 @@ class _Roll:
         self._ask(lambda: self.store.set(f"name/{rank}", card))
 
     def leave(self, error: BaseException | None) -> None:
-        """Says goodbye; rank 0 waits for the others to do so, since the store may be its own."""
+        """Says goodbye; whose process has the store waits for the others to do so."""
         if not self.answers:
             return
-        how = f"left: {type(error).__name__}: {error}" if error else "left"
+        if isinstance(error, KeyboardInterrupt):
+            how = TOLD
+        else:
+            how = f"left: {type(error).__name__}: {error}" if error else "left"
         with suppress(RankLostError):
             self._ask(lambda: self.store.set(f"left/{self.rank}", how))
             end = time.monotonic() + FAREWELL
-            while self.rank == 0 and len(self.lost()) < len(self.others):
+            while self._keeps and len(self.lost()) < len(self.others):
                 if time.monotonic() > end:
                     break
                 time.sleep(POLL)
@@ -246,14 +315,13 @@ class _Roll:
             if error is None:
                 return cast(T, answer)
         self.answers = False
-        raise RankLostError(f"{self._keeper} no longer answers: {reason}") from error
+        keeper = "the launcher's store" if _launchers() else f"the store of rank 0 of {self.size}"
+        raise RankLostError(f"{keeper} no longer answers: {reason}") from error
 
     @property
-    def _keeper(self) -> str:
-        """Whose process has the store: the launcher's, or that of rank 0."""
-        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-            return "the launcher's store"
-        return f"the store of rank 0 of {self.size}"
+    def _keeps(self) -> bool:
+        """Whether the store is in this process: rank 0 has it where the launcher has none."""
+        return self.rank == 0 and not _launchers()
 
     def _has(self, key: str) -> bool:
         found: bool = self.store.check([key])
@@ -294,6 +362,11 @@ class _Roll:
             self.heard[other] = (count, now)
             return 0.0
         return now - since
+
+
+def _launchers() -> bool:
+    """Whether the store is the launcher's, as torchrun's is."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def _place() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import groupby
 from multiprocessing.connection import Connection, wait
@@ -59,6 +59,12 @@ class Worker:
         self.connection.close()
 
 
+def grouped(units: Iterable[Unit]) -> list[list[Unit]]:
+    """The units of a problem together, as they follow each other: the planners that take turns."""
+    groups = groupby(units, lambda unit: (unit.task, unit.horizon, unit.problem))
+    return [list(group) for _, group in groups]
+
+
 def plan_all(
     settings: Settings,
     units: Sequence[Unit],
@@ -69,9 +75,7 @@ def plan_all(
 
     Raises WorkerError; whatever it raises, no worker is left.
     """
-    groups = deque(
-        deque(group) for _, group in groupby(units, lambda u: (u.task, u.horizon, u.problem))
-    )
+    groups = deque(map(deque, grouped(units)))
     busy: dict[Connection, Worker] = {}
 
     def hire(units: deque[Unit]) -> None:

@@ -2,6 +2,8 @@
 
 settings.json    everything that results depend on; another call with other settings is refused
 units.jsonl      one line per plan, flushed as it ends; a line that a kill tore is planned again
+units-1.jsonl    the same of the plans of rank 1, and so on, where a launcher started several ranks;
+                 all are read, whoever goes on, and each rank writes to its own
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 
 from grasp_planner import tasks
+from grasp_planner.distributed.launch import Ranks
 from grasp_planner.presets import planner_config
 
 
@@ -100,22 +105,35 @@ class StoreError(ValueError):
 
 
 class Store:
-    """The folder of one evaluation, while one process writes to it."""
+    """The folder of one evaluation, while one process, or each of several ranks, writes to it."""
 
-    def __init__(self, folder: Path, description: dict[str, Any]) -> None:
-        """Opens it or goes on in it.
+    def __init__(
+        self, folder: Path, description: dict[str, Any], world: Ranks | None = None
+    ) -> None:
+        """Opens it or goes on in it; all ranks of a world together.
 
         Raises:
-            StoreError: it holds an evaluation with other settings, is damaged, or is in use.
+            StoreError: it holds an evaluation with other settings, is damaged, is in use, or is
+                not the same folder for all ranks.
+            RankLostError: a rank did not open it.
             OSError: it cannot be written to.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._file = (folder / "units.jsonl").open("a+b")
+        self._world = world
+        rank = world.rank if world else 0
+        self._file = self._path(rank).open("a+b")
         try:
             self._lock()
-            self._guard(folder / "settings.json", description)
+            self._mend()
+            if rank == 0:
+                self._guard(folder / "settings.json", description)
+            self._meet("the results folder")
+            if rank > 0:
+                self._guard(folder / "settings.json", description)
+            self._check_shared()
             self.results: dict[Unit, dict[str, Any]] = self._read()
+            self._meet("what is done already")  # nothing is added before all have read the same
         except BaseException:
             self._file.close()
             raise
@@ -125,6 +143,12 @@ class Store:
         self._file.write(json.dumps(result, allow_nan=False).encode() + b"\n")
         self._file.flush()
         self.results[unit_of(result)] = result
+
+    def gather(self) -> None:
+        """Waits until all ranks have added what they had, and reads it."""
+        os.fsync(self._file.fileno())  # for the other machines of a network's file system
+        self._meet("their shares of the plans")
+        self.results = self._read()
 
     def __enter__(self) -> Store:
         return self
@@ -137,6 +161,13 @@ class Store:
     ) -> None:
         self._file.close()
 
+    def _path(self, rank: int) -> Path:
+        return self.folder / (f"units-{rank}.jsonl" if rank else "units.jsonl")
+
+    def _meet(self, what: str) -> None:
+        if self._world:
+            self._world.meet(what)
+
     def _lock(self) -> None:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a kill releases it
@@ -145,8 +176,11 @@ class Store:
 
     def _guard(self, path: Path, description: dict[str, Any]) -> None:
         if not path.exists():
-            if self._file.seek(0, 2):
-                raise StoreError(f"{self.folder}: units.jsonl has no settings.json beside it")
+            if self._world and not self._world.first:
+                raise self._not_shared("settings.json of rank 0")
+            for file in self._files():
+                if file.stat().st_size:
+                    raise StoreError(f"{self.folder}: {file.name} has no settings.json beside it")
             write(path, json.dumps(description, indent=1) + "\n")
             return
         try:
@@ -161,22 +195,44 @@ class Store:
                 f"{more}. Name another folder by --out, or remove this one"
             )
 
-    def _read(self) -> dict[Unit, dict[str, Any]]:
-        """Every whole line; what follows the last of them is cut off."""
+    def _check_shared(self) -> None:
+        for rank in range(self._world.size if self._world else 0):
+            if not self._path(rank).exists():
+                raise self._not_shared(f"{self._path(rank).name} of rank {rank}")
+
+    def _not_shared(self, missing: str) -> StoreError:
+        name = self._world.name if self._world else ""
+        return StoreError(
+            f"{self.folder} must be on a file system that all ranks share, and {name} does not see "
+            f"{missing} there"
+        )
+
+    def _files(self) -> list[Path]:
+        """Of all ranks that ever wrote here."""
+        return sorted(
+            p for p in self.folder.iterdir() if re.fullmatch(r"units(-\d+)?.jsonl", p.name)
+        )
+
+    def _mend(self) -> None:
+        """Cuts off what follows the last whole line of the own file."""
         self._file.seek(0)
         content = self._file.read()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
             self._file.truncate(whole)
+
+    def _read(self) -> dict[Unit, dict[str, Any]]:
+        """Every whole line of every rank."""
         results = {}
-        for number, line in enumerate(content[:whole].splitlines(), 1):
-            try:
-                result = json.loads(line)
-                results[unit_of(result)] = result
-            except (ValueError, KeyError, TypeError) as error:
-                raise StoreError(
-                    f"{self.folder / 'units.jsonl'}, line {number}, is damaged: {error!r}"
-                ) from error
+        for path in self._files():
+            content = path.read_bytes()
+            whole = content[: content.rfind(b"\n") + 1]
+            for number, line in enumerate(whole.splitlines(), 1):
+                try:
+                    result = json.loads(line)
+                    results[unit_of(result)] = result
+                except (ValueError, KeyError, TypeError) as error:
+                    raise StoreError(f"{path}, line {number}, is damaged: {error!r}") from error
         return results
 
 

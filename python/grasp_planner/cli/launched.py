@@ -1,0 +1,62 @@
+"""What commands that run under `torchrun` share: their ranks, signals, and the words on a loss."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import torch
+
+from grasp_planner.distributed.launch import RankLostError, Ranks, ranks
+
+LOST = 3  # exit status: another rank died, left or fell silent
+INTERRUPTED = 130  # exit status: Ctrl-C, or the launcher's word to end
+
+
+@contextmanager
+def world(command: str, device: torch.device | str, timeout: float) -> Iterator[Ranks]:
+    """The ranks that run this command together.
+
+    A launcher ends ranks by SIGTERM when one of them died, and by several signals after Ctrl-C:
+    the first is a KeyboardInterrupt here, after which the names of the dead are said.
+    """
+    with ranks(device, timeout) as found:
+        if found.size == 1:
+            yield found
+            return
+        with first_signal_interrupts():
+            try:
+                yield found
+            except KeyboardInterrupt:
+                dead = deaths(found)
+                if dead or found.first:
+                    words = "; ".join(["told to end", *dead])
+                    print(f"{command}: {found.name}: {words}", file=sys.stderr, flush=True)
+                raise
+
+
+def deaths(found: Ranks) -> list[str]:
+    """Who is lost; or that this can no longer be known."""
+    try:
+        return found.lost()
+    except RankLostError as error:
+        return [str(error)]
+
+
+@contextmanager
+def first_signal_interrupts() -> Iterator[None]:
+    """SIGINT or SIGTERM raises KeyboardInterrupt; what follows it does not disturb the end."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, interrupt) for number in numbers}
+    yield  # after an error the process ends, as deaf as it became
+    for number, handler in previous.items():
+        signal.signal(number, handler)
