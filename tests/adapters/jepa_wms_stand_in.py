@@ -159,6 +159,14 @@ class RepresentationDistance:
         return self.of(target - value).mean(dim=tuple(range(2, value.ndim)))
 
 
+class RepresentationCosine(RepresentationDistance):
+    """`repr_sim` of jepa-wms."""
+
+    def _apart(self, target: Tensor, value: Tensor) -> Tensor:
+        flat = value.flatten(2)
+        return -nn.functional.cosine_similarity(target.reshape(1, 1, -1), flat, dim=-1)
+
+
 class GCAgent:
     """The part of `GC_Agent` that a planner sees."""
 
@@ -166,9 +174,14 @@ class GCAgent:
         self.model = model.eval()
         self.planner: Any = None
 
-    def set_goal(self, goal_state: Any, **objective: Any) -> None:
+    def set_goal(
+        self,
+        goal_state: Any,
+        kind: type[RepresentationDistance] = RepresentationDistance,
+        **objective: Any,
+    ) -> None:
         self.goal_state_enc = self.model.encode(_unsqueezed(goal_state), act=False)
-        self.objective = RepresentationDistance(self.goal_state_enc, **objective)
+        self.objective = kind(self.goal_state_enc, **objective)
         self.planner.set_objective(self.objective)
 
     def act(self, obs: Any, steps_left: int | None = None) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 #: Little work for every planner.
 QUICK: dict[str, dict[str, Any]] = {
     "lifted-newton": {
-        "rounds": 2,
+        "rounds": 1,
         "samples": 12,
         "resamples": 8,
         "pool": 8,
@@ -26,7 +26,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "cem": {"samples": 12, "iterations": 3, "elites": 4, "hold": 1},
     "icem": {"samples": 12, "least_samples": 8, "iterations": 3, "elites": 4},
     "mppi": {"samples": 12, "iterations": 3, "hold": 1},
-    "gradient": {"restarts": 2, "iterations": 8},
+    "gradient": {"restarts": 2, "iterations": 5},
     "latco": {"restarts": 2, "iterations": 8},
     "grasp": {
         "iterations": 6,
@@ -228,6 +228,14 @@ def test_which_objectives_are_squared_distances() -> None:
 def test_arguments_are_checked(changes: dict[str, Any], message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         planner(**{"wm": model(), **changes})
+
+
+def test_other_names_of_latents_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    wm = model()
+    latent = {"visual_tokens": torch.zeros(3, 1, 4, 6), "proprio": torch.zeros(3, 1, 4)}
+    monkeypatch.setattr(wm, "encode_obs", lambda obs: latent)
+    with pytest.raises(TypeError, match=r"'visual' and 'proprio', got .*visual_tokens"):
+        planner(wm).plan(dino.observation(3, 1), dino.observation(3, 2))
 
 
 def test_observations_and_warm_starts_are_checked() -> None:

@@ -88,8 +88,8 @@ def test_states_are_those_of_the_models_own_unroll(window: int) -> None:
 
 @pytest.mark.parametrize(
     "objective",
-    [{"of": torch.abs}, {"sum_all_diffs": True}],
-    ids=["L1", "all frames"],
+    [{"of": torch.abs}, {"sum_all_diffs": True}, {"kind": jepa.RepresentationCosine}],
+    ids=["L1", "all frames", "cosine"],
 )
 @pytest.mark.parametrize("kind", ["cem", "grasp"])
 def test_objectives_are_minimised_as_they_are(kind: str, objective: dict[str, Any]) -> None:
