@@ -136,7 +136,7 @@ def joined(
         if name == "actions":
             return problem.actions[rows].to(value)
         empty = {"states": torch.nan, "loss_history": torch.nan, "finite": False}
-        made = torch.full_like(value[:1], empty.get(name, torch.inf))
+        made = value.new_full((1, *value.shape[1:]), empty.get(name, torch.inf))
         if name == "states":
             made[:, 0] = problem.start_given[rows]
         return made
@@ -150,7 +150,7 @@ def joined(
     for k in some.snapshots:
         like = some.snapshots[k]
         pieces = [
-            torch.full_like(like[:1], torch.nan) if plan is None else plan.snapshots[k]
+            like.new_full((1, *like.shape[1:]), torch.nan) if plan is None else plan.snapshots[k]
             for _, plan in parts
         ]
         snapshots[k] = torch.cat(pieces)[order]

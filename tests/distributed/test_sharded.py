@@ -1,0 +1,155 @@
+"""Plans shared out over 2 and 4 processes are those of one, to the bit."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from grasp_planner import CEMConfig, CEMPlanner, GraspConfig, GraspPlanner
+from grasp_planner.distributed import Sharded
+from grasp_planner.distributed.time_axis import Span
+from sharded_ranks import CASES, differences, grasp, point, problems
+
+HERE = Path(__file__).parent
+
+
+def torchrun(script: str, processes: int, timeout: float) -> list[dict[str, Any]]:
+    """The JSON objects that the ranks print."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node"),
+            str(processes),
+            str(HERE / script),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_every_sharding_is_one_process_to_the_bit(processes: int) -> None:
+    found: dict[str, Any] = {}
+    for part in torchrun("sharded_ranks.py", processes, timeout=240):
+        found |= part
+    assert list(found) == list(CASES)
+    for over, by_rank in found.items():
+        assert len(by_rank) == processes
+        for rank, cases in enumerate(by_rank):
+            told = cases.pop("another seed", None)
+            if over == "problems":  # what differs is seen
+                assert {"actions", "states", "cost", "loss_history"} <= set(told)
+            assert cases
+            assert not {name: which for name, which in cases.items() if which}, (over, rank)
+
+
+def test_a_long_horizon_takes_a_share_of_the_memory() -> None:
+    """20,000 steps on 4 ranks: each has a quarter of them, of the memory, and the same bits."""
+    done = subprocess.run(
+        [sys.executable, str(HERE / "long_horizon.py")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    whole = json.loads(done.stdout)
+    assert len(set(whole["actions"].values())) == len(set(whole["states"].values())) == 20
+    parts = torchrun("long_horizon.py", 4, timeout=240)
+    assert sum(part["steps"] for part in parts) == whole["steps"] == 20_000
+    for name in ("actions", "states"):
+        known = {k: v for part in parts for k, v in part[name].items()}
+        assert len(known) >= 16  # stretches that lie within one rank
+        assert known.items() <= whole[name].items()
+    for part in parts:
+        assert part["losses"] == whole["losses"]
+        assert part["cost"] == whole["cost"]
+        # Its share of the steps, and little more: buffers that do not grow with them.
+        assert part["mebibytes"] < whole["mebibytes"] * (part["steps"] / 20_000 + 0.05)
+
+
+@pytest.mark.parametrize("over", ["problems", "candidates", "time"])
+def test_a_world_of_one_is_the_planner_itself(over: str) -> None:
+    start, goal = problems(2)
+    planner = grasp()
+    assert not differences(Sharded(planner, over).plan(start, goal), planner.plan(start, goal))
+
+
+@pytest.mark.parametrize(("horizon", "hold"), [(7, 1), (50, 1), (14, 3), (20_000, 1), (9000, 4)])
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_spans_cover_the_horizon_and_cut_no_block(horizon: int, hold: int, size: int) -> None:
+    spans = [Span.of(rank, size, horizon, hold) for rank in range(size)]
+    assert spans[0].first == 0
+    assert spans[-1].last == horizon
+    assert all(one.last == other.first for one, other in itertools.pairwise(spans))
+    assert all(span.first % hold == 0 and span.steps > 0 for span in spans)
+    steps = [span.steps for span in spans]
+    assert max(steps) - min(steps) <= max(2 * hold, 1024 * hold if horizon >= 4096 else 0)
+
+
+def test_bad_arguments_are_named() -> None:
+    planner = grasp()
+    with pytest.raises(TypeError, match="planner must be a Planner, got function"):
+        Sharded(point)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"over must be one of 'problems', .* got 'space'"):
+        Sharded(planner, "space")
+    cem = CEMPlanner(point, CEMConfig(horizon=5, action_features=2))
+    for over in ("candidates", "time"):
+        with pytest.raises(ValueError, match=f"over '{over}' needs a GraspPlanner, got CEMPlanner"):
+            Sharded(cem, over)
+    with pytest.raises(ValueError, match=r"over 'candidates' needs config.stop_cost None"):
+        Sharded(grasp(stop_cost=0.1), "candidates")
+    with pytest.raises(ValueError, match=r"config.horizon must .* each of 4 ranks, .* got 3"):
+        Span.of(0, 4, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"state_optimizer": "adam"}, "config.state_optimizer 'sgd'"),
+        ({"state_gradient_scale": 0.5}, "config.state_gradient_scale 0"),
+        ({"sync_optimizer": "gauss-newton"}, "config.sync_optimizer 'adam' or 'sgd'"),
+        ({"running_goal_weight": 1.0}, "a config that adds nothing"),
+    ],
+)
+def test_what_time_cannot_be_shared_out_with(changes: dict[str, Any], words: str) -> None:
+    """Seen before any rank waits for another."""
+    shared = Sharded(grasp(**changes), "time")
+    shared.neighbours.size = 2
+    with pytest.raises(ValueError, match=words):
+        shared.plan(*problems(2))
+
+
+def test_no_checkpoint_and_no_time_budget_over_time() -> None:
+    shared = Sharded(grasp(), "time")
+    shared.neighbours.size = 2
+    for given in ({"checkpoint": "search.pt"}, {"time_budget_ms": 5.0}):
+        with pytest.raises(ValueError, match=f"over 'time' {next(iter(given))} must be None"):
+            shared.plan(*problems(2), **given)
+    with pytest.raises(ValueError, match=r"actions must be \(B, 9, A\), got \(2, 8, 2\)"):
+        shared.plan(*problems(2), actions=torch.zeros(2, 8, 2))
+
+
+def test_an_mlp_says_which_kernels_time_needs() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.Tanh(), torch.nn.Linear(16, 4))
+    from grasp_kernels import MLPDynamics
+
+    dynamics = MLPDynamics.from_sequential(network, action_features=2, residual=True)
+    planner = GraspPlanner(dynamics, GraspConfig(horizon=9, iterations=2))
+    if "whole" not in planner.plan(*problems(1)).path:
+        pytest.skip("no kernels here")
+    shared = Sharded(planner, "time")
+    shared.neighbours.size = 2
+    with pytest.raises(ValueError, match=r"set config.kernels to 'step'"):
+        shared.plan(*problems(1))
