@@ -4,11 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+SWM := .venv-stable-worldmodel
 # Idle OpenMP threads sleep: on a busy machine spinning ones ruin two-thread timings.
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan test test-slow lint format train train-surrogates state-gradients keep-out early-stop bench bench-report performance bench-step bench-plan table tune aot dist check-dist clean
+.PHONY: help setup plan test test-slow test-stable-worldmodel lint format train train-surrogates state-gradients keep-out early-stop bench bench-report performance bench-step bench-plan table tune aot dist check-dist clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -32,6 +33,20 @@ test: setup ## style, types and tests
 
 test-slow: setup ## what takes minutes: full compile matrix
 	$(BIN)/python -m pytest -m slow
+
+test-stable-worldmodel: $(SWM)/.ready ## the adapter in stable-worldmodel 0.1.1, in an environment of its own (2 GB)
+	$(SWM)/bin/python -m pytest --import-mode=importlib -k stable_worldmodel \
+	tests/adapters/test_stable_worldmodel_package.py tests/test_examples.py
+
+# Only what it needs, each as `make setup` has it, and no triton (which the folder tests/triton is not taken for).
+# Native kernels are those that are there, or made at first use.
+$(SWM)/.ready: requirements.lock requirements-stable-worldmodel.lock pyproject.toml
+	$(PYTHON) -m venv $(SWM)
+	$(SWM)/bin/python -m pip install --quiet --disable-pip-version-check \
+	-c requirements.lock -r requirements-stable-worldmodel.lock
+	GRASP_KERNELS_NATIVE=0 $(SWM)/bin/python -m pip install --quiet --disable-pip-version-check \
+	--no-build-isolation --no-deps -e .
+	touch $@
 
 lint: setup ## ruff, mypy, clang-format
 	$(BIN)/ruff check .
@@ -104,6 +119,6 @@ check-dist: setup ## install wheel and sdist, with a compiler and without, each 
 	$(BIN)/python -m pytest -m slow tests/packaging
 
 clean: ## remove what was built and written here
-	rm -rf $(VENV) out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(SWM) out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -f grasp_kernels/*.so

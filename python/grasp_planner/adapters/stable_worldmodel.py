@@ -34,17 +34,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from grasp_planner.adapters.frames import GrowingWindow
 from grasp_planner.adapters.stable_worldmodel_models import (
-    Dynamics,
     PlanCost,
     Still,
     Terms,
     dynamics_of,
     encoded,
+    first_window,
     history_of,
     offers_dynamics,
-    past_actions_of,
     split_objective,
+    step_of,
 )
 from grasp_planner.base import Planner
 from grasp_planner.baselines.cem import CEMPlanner
@@ -230,21 +231,16 @@ class StableWorldModelSolver:
     def _by_dynamics(self, info: dict[str, Any], warm: Tensor, ids: Tensor) -> Plan:
         """The planner through the latents' one-step map."""
         start, goals = encoded(self.model, info)
-        frames, shape = start.shape[1], tuple(start.shape[2:])
-        history = history_of(self.model)
+        shape, history = tuple(start.shape[2:]), history_of(self.model)
         weight, terms = split_objective(getattr(self.model, "objective", None), math.prod(shape))
-        planner = self._planners.get((frames, *shape))
-        if planner is None:
-            step = Dynamics(dynamics_of(self.model), history, padded=frames < history)
-            latents = LatentModel(step, latents={"emb": shape}, history=history)
+        if shape not in self._planners:
+            window = GrowingWindow(dynamics_of(self.model), step_of(self.model), history)
+            latents = LatentModel(window, latents={"emb": shape}, history=history)
             planner = self.planner(latents, self._settings_for(weight, terms, shape))
-            self._planners[(frames, *shape)] = planner
-        seen = min(frames, history)
-        unseen = start.new_zeros(len(start), history - seen, *shape)
-        window = torch.cat((unseen, start[:, -seen:]), 1)
-        past = None if history == 1 else past_actions_of(info, frames, history - 1, warm)
-        return planner.plan(
-            {"emb": window[:, 0] if history == 1 else window},
+            self._planners[shape] = planner
+        first, past = first_window(start, info.get("action_history"), history, warm)
+        return self._planners[shape].plan(
+            {"emb": first},
             {"emb": goals[:, -1]},
             actions=warm,
             plan_ids=ids,

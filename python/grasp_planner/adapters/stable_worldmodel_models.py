@@ -12,62 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from grasp_planner.adapters.frames import Frames, Step, no_frame
 from grasp_planner.world_model import Wrapper
 
 ACTIONS = ("action", "action_history")
 
 # ---------------------------------------------------------------------------- the dynamics
-
-
-class Dynamics(Wrapper):
-    """A step of latents: `{"emb": (rows, H, *shape)}`, `(rows, H, A)` to `{"emb": (rows, *shape)}`.
-
-    Without a history there is no H. `padded`: windows may begin with frames that were never seen,
-    which are all 0: the model is not shown them, as in its own rollout from few frames.
-    """
-
-    def __init__(self, world_model: Any, history: int, padded: bool) -> None:
-        self.world_model: Any = world_model
-        self.history, self.padded = history, padded
-
-    def __call__(self, state: dict[str, Tensor], action: Tensor) -> dict[str, Tensor]:
-        window = state["emb"]
-        if self.history == 1:
-            window, action = window[:, None], action[:, None]
-        if not self.padded:
-            return {"emb": self._next(window, action)}
-        seen = (window != 0).flatten(2).any(2).sum(1).clamp_min(1)
-        parts, order = [], []
-        for frames in seen.unique().tolist():
-            rows = (seen == frames).nonzero()[:, 0]
-            parts.append(self._next(window[rows, -frames:], action[rows, -frames:]))
-            order.append(rows)
-        return {"emb": torch.cat(parts)[torch.cat(order).argsort()]}
-
-    def _next(self, window: Tensor, action: Tensor) -> Tensor:
-        model = self.world_model
-        if hasattr(model, "predict") and hasattr(model, "action_encoder"):
-            return model.predict(window, model.action_encoder(action))[:, -1]
-        # A rollout of one step from frames that are encoded: `pixels` tell how many there are.
-        info = {"emb": window[:, None], "pixels": window[:, None]}
-        info["action_history"] = action[:, None, :-1]
-        return model.rollout(info, action[:, None, -1:])["predicted_emb"][:, 0, -1]
-
-
-class Terms:
-    """All of an objective that is not a distance to the goal, as a config's `cost`."""
-
-    def __init__(self, terms: list[tuple[float, Any]], shape: tuple[int, ...]) -> None:
-        self.terms, self.shape = terms, shape
-
-    def __call__(self, states: Tensor, actions: Tensor, context: Mapping[str, Tensor]) -> Tensor:
-        info = {
-            "predicted_emb": states.unflatten(2, self.shape)[:, None],  # (N, S = 1, 1 + T, ...)
-            "goal_emb": context["goal_emb"],
-            "action_candidates": actions[:, None],
-        }
-        values = [weight * term(dict(info)) for weight, term in self.terms]
-        return torch.stack(values).sum(0)[:, 0]
 
 
 def dynamics_of(model: Any) -> Any:
@@ -92,6 +42,38 @@ def history_of(model: Any) -> int:
     return 1 if predictor is None else int(getattr(predictor, "num_frames", 3))
 
 
+def step_of(model: Any) -> Step:
+    """A step of latents, `{"emb": (rows, n, *shape)}`, `(rows, n, A)` to `(rows, *shape)`."""
+    dynamics = dynamics_of(model)
+
+    def predicted(frames: Frames, actions: Tensor) -> Frames:
+        return {"emb": dynamics.predict(frames["emb"], dynamics.action_encoder(actions))[:, -1]}
+
+    def rolled_out(frames: Frames, actions: Tensor) -> Frames:
+        window = frames["emb"][:, None]  # what is encoded; `pixels` tell how many frames there are
+        info = {"emb": window, "pixels": window, "action_history": actions[:, None, :-1]}
+        return {"emb": dynamics.rollout(info, actions[:, None, -1:])["predicted_emb"][:, 0, -1]}
+
+    known = hasattr(dynamics, "predict") and hasattr(dynamics, "action_encoder")
+    return predicted if known else rolled_out
+
+
+class Terms:
+    """All of an objective that is not a distance to the goal, as a config's `cost`."""
+
+    def __init__(self, terms: list[tuple[float, Any]], shape: tuple[int, ...]) -> None:
+        self.terms, self.shape = terms, shape
+
+    def __call__(self, states: Tensor, actions: Tensor, context: Mapping[str, Tensor]) -> Tensor:
+        info = {
+            "predicted_emb": states.unflatten(2, self.shape)[:, None],  # (N, S = 1, 1 + T, ...)
+            "goal_emb": context["goal_emb"],
+            "action_candidates": actions[:, None],
+        }
+        values = [weight * term(dict(info)) for weight, term in self.terms]
+        return torch.stack(values).sum(0)[:, 0]
+
+
 def encoded(model: Any, info: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Latents `(b, H, *shape)` of the frames and `(b, H', *shape)` of the goal, each encoded once.
 
@@ -103,28 +85,38 @@ def encoded(model: Any, info: dict[str, Any]) -> tuple[Tensor, Tensor]:
         if model.encode_goal is None:
             return start, info["goal_emb"]
         return start, model.encode_goal(dynamics, {n: v[:, None] for n, v in tensors.items()})
-    if "goal" not in tensors:
-        raise ValueError(f"info_dict must have an entry 'goal', got {list(info)}")
-    goal = {n: v for n, v in tensors.items() if not n.startswith("goal")}
+    if not any(name.startswith("goal") for name in tensors):
+        raise ValueError(f"info_dict must have entries 'goal' or 'goal_...', got {list(info)}")
+    goal = {n: v for n, v in tensors.items() if n != "pixels" and not n.startswith("goal")}
     goal |= {n.removeprefix("goal_"): v for n, v in tensors.items() if n.startswith("goal_")}
-    goal = {n: v for n, v in goal.items() if n not in ACTIONS}
-    return start, dynamics.encode({**goal, "pixels": tensors["goal"]})["emb"]
+    if "goal" in tensors:  # an image
+        goal["pixels"] = tensors["goal"]
+    return start, dynamics.encode({n: v for n, v in goal.items() if n not in ACTIONS})["emb"]
 
 
-def past_actions_of(info: dict[str, Any], frames: int, past: int, like: Tensor) -> Tensor:
-    """`(b, past, A)`: what was done between the frames; nothing before them."""
-    made = like.new_zeros(len(like), past, like.shape[2])
-    if frames == 1:
-        return made
-    given = info.get("action_history")
-    wanted = (len(like), frames - 1, like.shape[2])
-    if not isinstance(given, Tensor) or tuple(given.shape) != wanted:
-        found = tuple(given.shape) if isinstance(given, Tensor) else given
-        raise ValueError(
-            f"info_dict['action_history'] must be (B, H - 1, A) = {wanted} for {frames} frames, "
-            f"got {found}"
-        )
-    return torch.cat((made, given.to(made)), 1)[:, -past:]
+def first_window(
+    frames: Tensor, given: Any, history: int, like: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """The last `history` of the latents `(b, H, *shape)`, and the actions between them.
+
+    Where there are not so many it is filled up as `GrowingWindow` has it. `given`: the entry
+    `action_history (b, H - 1, A)`, with A of `like (b, T, A)`.
+    """
+    if history == 1:
+        return frames[:, -1], None
+    count, width = frames.shape[1], like.shape[2]
+    past = like.new_full((len(like), history - 1, width), no_frame(like.dtype))
+    if count > 1:
+        wanted = (len(like), count - 1, width)
+        if not isinstance(given, Tensor) or tuple(given.shape) != wanted:
+            found = tuple(given.shape) if isinstance(given, Tensor) else given
+            raise ValueError(
+                f"info_dict['action_history'] must be (B, H - 1, A) = {wanted} for {count} frames, "
+                f"got {found}"
+            )
+        past = torch.cat((past, given.to(past)), 1)[:, 1 - history :]
+    oldest = frames[:, :1].expand(-1, history, *frames.shape[2:])
+    return torch.cat((oldest, frames), 1)[:, -history:], past
 
 
 def split_objective(objective: Any, size: int) -> tuple[float, list[tuple[float, Any]]]:
