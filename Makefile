@@ -9,7 +9,7 @@ SWM := .venv-stable-worldmodel
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan test test-slow test-stable-worldmodel lint format train train-surrogates state-gradients keep-out early-stop bench bench-report performance bench-step bench-plan table tune aot dist check-dist clean
+.PHONY: help setup plan test test-slow test-stable-worldmodel lint format train train-surrogates state-gradients keep-out early-stop bench bench-report performance bench-step bench-plan table tune aot docs dist check-dist clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -96,6 +96,7 @@ bench-plan: setup ## time whole-plan kernels for MLPs against the general path a
 table: setup ## every planner on every task, and write docs/results.md; goes on where it stopped: out/table
 	$(BIN)/grasp eval --horizons 50,80 --problems 24 --seed 0 --out out/table
 	$(BIN)/python -m grasp_planner.evaluation.results out/table docs/results.md
+	$(BIN)/python -m grasp_bench.choosing_table docs/results.md docs/choosing.md
 
 PLANNER ?= lifted-newton
 tune: setup ## search a planner's settings: make tune PLANNER=cem TUNE='--tasks wall,umaze --trials 20'
@@ -103,6 +104,9 @@ tune: setup ## search a planner's settings: make tune PLANNER=cem TUNE='--tasks 
 
 aot: setup ## compile every Triton kernel for named GPUs, count registers and instructions
 	$(BIN)/python -m grasp_kernels.aot
+
+docs: setup ## the documentation as a site, warnings are errors: out/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 DIST ?= out/dist
 # The wheel is built from the sdist, so nothing outside it can slip in. auditwheel gives it the oldest
