@@ -208,7 +208,22 @@ def test_a_rollout_of_one_step_is_all_that_the_newer_api_needs() -> None:
     model = models()[1]
     assert not hasattr(dynamics(model), "predict")
     solver_of(model, GraspPlanner, GraspConfig(iterations=2)).solve(observed(1))
-    assert {shape[2:] for shape in dynamics(model).seen} == {(1, 2 * BLOCK)}
+    *steps, plan = dynamics(model).seen
+    assert {shape[1:] for shape in steps} == {(1, 1, 2 * BLOCK)}
+    assert plan == (1, 1, HORIZON, 2 * BLOCK), "whose cost is compared, without encoding anything"
+
+
+def test_a_cost_of_its_own_is_not_planned_past() -> None:
+    class Far(swm.LeWM):
+        def criterion(self, info_dict: Any) -> Tensor:
+            return super().criterion(info_dict) + info_dict["predicted_emb"][:, :, -1].sum(-1)
+
+    with pytest.raises(ValueError, match=r"way must be 'cost': model\.get_cost says"):
+        solver_of(Far(BLOCK), CEMPlanner, QUICK).solve(observed(2))
+    model, info = Far(BLOCK), observed(2)
+    found = solver_of(model, *BY_COST[0], way="cost").solve(info)
+    want = true_cost(model, info, found["actions"])
+    torch.testing.assert_close(doubles(found["costs"]), want, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of games that are not installed
     swm = import_stable_worldmodel()
     from stable_worldmodel.wm.lewm import LeWM
+    from stable_worldmodel.wm.prejepa import PreJEPA
     from torchvision.transforms import v2
 
 # Warnings of the package and of gymnasium about its environments are not of this code.
@@ -267,6 +268,53 @@ def test_a_model_is_given_what_their_solver_gives_it() -> None:
     first, second = seen
     assert first[0] == second[0]
     assert {call[1:3] for call in first} == {call[1:3] for call in second}
+
+
+class Looks(Eye):
+    """The same as a vision model that has logits, not tokens."""
+
+    def forward(self, pixels: Tensor, interpolate_pos_encoding: bool = False) -> SimpleNamespace:
+        return SimpleNamespace(logits=super().forward(pixels).last_hidden_state[:, 0])
+
+
+class Entry(nn.Module):
+    emb_dim = 2
+
+    def __init__(self, step: nn.Module) -> None:
+        super().__init__()
+        self.step = step
+
+    def forward(self, value: Tensor) -> Tensor:
+        return self.step(value)
+
+
+class Moves(nn.Module):
+    """Latents `(rows, frames, place 2 + proprio 2 + action 2)`: both places move."""
+
+    def forward(self, latents: Tensor) -> Tensor:
+        place, own, action = latents.split(2, -1)
+        return torch.cat((place + action, own + action, action), -1)
+
+
+def test_a_model_that_keeps_what_it_encoded_is_planned_by_its_cost() -> None:
+    """Their PreJEPA keeps the candidates' latents by environment and step, with their number."""
+    info = problems(2)
+    info["goal_proprio"] = info["proprio"] + torch.tensor([8.0, 20.0])  # as far as the image says
+    plans = []
+    for ours in (False, True):
+        encoders = nn.ModuleDict({"proprio": Entry(nn.Identity()), "action": Entry(Push())})
+        encoders["proprio"].step = nn.Linear(2, 2, bias=False)
+        nn.init.eye_(encoders["proprio"].step.weight).data.mul_(0.01)
+        model = PreJEPA(Looks(), Moves(), encoders, history_size=1)
+        if ours:
+            solver: Any = of_planner(model, CEMPlanner, CEM)
+            assert solver.way == "cost"
+        else:
+            solver = swm.solver.CEMSolver(model, n_steps=30, num_samples=300, topk=30)
+        plans.append(configured(solver, 2)(dict(info)))
+        assert model.backbone.frames == 4, "a frame and a goal of each"
+    theirs, ours = (plan["costs"] for plan in plans)
+    assert max(ours) <= max(theirs) + 1e-6
 
 
 def test_episodes_may_begin_anew(dataset: Any) -> None:

@@ -39,6 +39,7 @@ from grasp_planner.adapters.stable_worldmodel_models import (
     PlanCost,
     Still,
     Terms,
+    check_cost,
     dynamics_of,
     encoded,
     first_window,
@@ -233,13 +234,13 @@ class StableWorldModelSolver:
         start, goals = encoded(self.model, info)
         shape, history = tuple(start.shape[2:]), history_of(self.model)
         weight, terms = split_objective(getattr(self.model, "objective", None), math.prod(shape))
-        if shape not in self._planners:
+        planner = self._planners.get(shape)
+        if planner is None:
             window = GrowingWindow(dynamics_of(self.model), step_of(self.model), history)
             latents = LatentModel(window, latents={"emb": shape}, history=history)
             planner = self.planner(latents, self._settings_for(weight, terms, shape))
-            self._planners[shape] = planner
         first, past = first_window(start, info.get("action_history"), history, warm)
-        return self._planners[shape].plan(
+        plan = planner.plan(
             {"emb": first},
             {"emb": goals[:, -1]},
             actions=warm,
@@ -247,6 +248,10 @@ class StableWorldModelSolver:
             past_actions=past,
             context={"goal_emb": goals} if terms else None,
         )
+        if shape not in self._planners and start.shape[1] == 1:
+            check_cost(self.model, info, start, goals, plan, weight, Terms(terms, shape))
+        self._planners[shape] = planner
+        return plan
 
     def _settings_for(self, weight: float, terms: list[Any], shape: tuple[int, ...]) -> Any:
         """The planner's settings for a cost of `weight |s_T - g|^2 + sum of terms`."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from grasp_planner.adapters.frames import Frames, Step, no_frame
+from grasp_planner.plan import Plan
 from grasp_planner.world_model import Wrapper
 
 ACTIONS = ("action", "action_history")
@@ -70,8 +71,10 @@ class Terms:
             "goal_emb": context["goal_emb"],
             "action_candidates": actions[:, None],
         }
-        values = [weight * term(dict(info)) for weight, term in self.terms]
-        return torch.stack(values).sum(0)[:, 0]
+        total = states.new_zeros(len(states), 1)
+        for weight, term in self.terms:
+            total = total + weight * term(dict(info))
+        return total[:, 0]
 
 
 def encoded(model: Any, info: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -135,6 +138,34 @@ def split_objective(objective: Any, size: int) -> tuple[float, list[tuple[float,
         else:
             rest.append((factor, term))
     return weight, rest
+
+
+def check_cost(
+    model: Any,
+    info: dict[str, Any],
+    start: Tensor,
+    goals: Tensor,
+    plan: Plan,
+    weight: float,
+    terms: Terms,
+) -> None:
+    """An error unless `get_cost` agrees on what the first of the plans costs.
+
+    A model may have overridden it, and would be planned for something else. What is encoded,
+    `start (b, 1, *shape)` and `goals (b, H', *shape)`, is handed over.
+    """
+    entries = {n: v[:1, None] for n, v in info.items() if isinstance(v, (Tensor, np.ndarray))}
+    entries |= {"emb": start[:1, None], "goal_emb": goals[:1]}
+    said = model.get_cost(entries, plan.actions[:1, None]).flatten()
+    goal = goals[:1, -1].flatten(1)
+    begin, end = ((plan.states[:1, t] - goal).square().sum(1) for t in (0, -1))
+    found = weight * end + terms(plan.states[:1], plan.actions[:1], {"goal_emb": goals[:1]})
+    tolerance = 1e-3 * (weight * begin + said.abs() + found.abs())
+    if said.shape != found.shape or not bool(((said - found).abs() <= tolerance).all()):
+        raise ValueError(
+            f"way must be 'cost': model.get_cost says {said.tolist()} of a plan that costs "
+            f"{found.tolist()} by the model's latents and objective"
+        )
 
 
 # -------------------------------------------------------------------------------- the cost
