@@ -105,7 +105,8 @@ def differentiable_plan(
 
     A search finds the plans; Newton's steps on the true cost make them stationary; then their
     gradients are those of the local minimum that they are. Whatever requires grad when this is
-    called, and the cost of a plan depends on, gets its gradient. Derivatives are the full-precision
+    called, and the cost of a plan depends on, gets its gradient (an `MLPDynamics` is detached from
+    its weights, a module that offers one is not). Derivatives are the full-precision
     world model's, in evaluation mode; it is left as it was found.
 
     Args:

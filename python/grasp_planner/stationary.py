@@ -30,6 +30,7 @@ TWICE = (
     "world_model, or config.cost, cannot be differentiated twice, which the derivative of a plan "
     "takes"
 )
+ROUGHLY = 1e-2  # the part of a gradient that a Newton step may leave: products are what it costs
 STEEPEST = 16  # products of a power iteration, for the largest curvature to a few per cent
 
 
@@ -122,17 +123,21 @@ class Derivatives:
 
 
 def least_solution(
-    product: Callable[[Tensor], Tensor], right: Tensor, iterations: int
+    product: Callable[[Tensor], Tensor],
+    right: Tensor,
+    iterations: int,
+    tolerance: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The least x of `H x = right`, `(b, ...)`, by conjugate residuals; and who has it, `(b,)`.
 
+    `tolerance`: of `|right - H x| / |right|`; None is close to what the dtype can tell.
     Conjugate gradients in the inner product of H (Stiefel, 1955): `|right - H x|` falls in every
     iteration, and for a singular H >= 0 the residual ends as the part of `right` that H cannot
     make. Orthogonal to that, x is the pseudo-inverse's, the solution of least norm. Where H turns
     out to have a direction of negative curvature, x is what was found until then.
     """
     eps = torch.finfo(right.dtype).eps
-    tolerance, null = eps**0.75, 10 * eps
+    tolerance, null = eps**0.75 if tolerance is None else tolerance, 10 * eps
     x, residual = torch.zeros_like(right), right
     image = product(residual)
     direction, ahead = residual, image
@@ -226,7 +231,7 @@ def polish(
         ratio[rows] = (ratio[rows] * torch.where(better, SMALLER, LARGER)).clamp(1e-12, 1e12)
         damping = ratio[rows] * best_norm[rows]
         right = along(better, -here.gradient * here.free, torch.zeros_like(here.gradient))
-        ahead, solved = least_solution(here.damped(damping), right, cg_iterations)
+        ahead, solved = least_solution(here.damped(damping), right, cg_iterations, ROUGHLY)
         downhill = solved | (dot(ahead, right) > 0)
         ahead = along(downhill, ahead, along_rows(1 / damping, right))
         step[rows] = along(better, ahead, SMALLER * step[rows])

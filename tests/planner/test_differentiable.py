@@ -192,7 +192,7 @@ def test_damping_is_a_spring_to_what_was_found() -> None:
     (gradient,) = torch.autograd.grad(plan.actions.sin().sum(), goal)
     found = plan.actions.detach()
 
-    def spring(states: Tensor, actions: Tensor) -> Tensor:
+    def spring(states: Tensor, actions: Tensor, found: Tensor) -> Tensor:
         return mu / 2 * ((actions - found) / 2).square().sum((1, 2))  # half the box is 2
 
     tied = LiftedNewtonConfig(**settings, cost=spring)
@@ -200,7 +200,14 @@ def test_damping_is_a_spring_to_what_was_found() -> None:
     for sign in (1, -1):
         moved = (goal + sign * 1e-5 * direction).detach()
         again = differentiable_plan(
-            world_model, start.detach(), moved, config=tied, actions=found, search=False, **EXACT
+            world_model,
+            start.detach(),
+            moved,
+            config=tied,
+            actions=found,
+            context=found,
+            search=False,
+            **EXACT,
         )
         ends.append(again.actions.sin().sum())
     numeric = (ends[0] - ends[1]) / 2e-5

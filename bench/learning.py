@@ -1,0 +1,133 @@
+"""What the gradient of a plan costs: implicit, beside unrolled steps, in time, memory and error.
+
+    python bench/learning.py [--rounds N]
+
+A random MLP of 128 x 2 units, 4 state and 2 action features; 8 problems of 50 steps, action weight
+0.1, float64, one thread. Each plan begins at a minimum (`search=False`), so times are those of the
+derivative: forward is one check of the minimum (and the unrolled steps), backward the gradient for
+start, goal and weights. Time is the process's own on the processor, medians of turns in which all
+variants follow one another. Products: with the Hessian, of the solve. Held: bytes that autograd
+keeps for the way back. Error: of the gradient for all of these, against the implicit one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+import weakref
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+from grasp_planner import LiftedNewtonConfig, differentiable_plan
+from grasp_planner.cli.arguments import positive
+from grasp_planner.stationary import Derivatives
+from torch import Tensor, nn
+
+HORIZON, PROBLEMS = 50, 8
+VARIANTS: dict[str, dict[str, Any]] = {
+    "implicit": {},
+    **{f"unroll {k}": {"method": "unroll", "unroll": k} for k in (5, 20, 80)},
+}
+
+
+class World(nn.Module):
+    action_features = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(6, 128), nn.Tanh(), nn.Linear(128, 128), nn.Tanh(), nn.Linear(128, 4)
+        )
+
+    def forward(self, state: Tensor, action: Tensor) -> Tensor:
+        change: Tensor = self.net(torch.cat((state, action), -1))
+        return state + 0.1 * change
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds forward and backward, products with H on the way back, bytes held, the gradient."""
+
+    forward: float
+    backward: float
+    products: int
+    held: int
+    gradient: Tensor
+
+
+class Kept:
+    """A tensor that autograd keeps."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+def measure(world: World, given: tuple[Tensor, Tensor, Tensor], how: dict[str, Any]) -> Measured:
+    start, goal, actions = given
+    config = LiftedNewtonConfig(horizon=HORIZON, hold=1, action_weight=0.1)
+    kept: weakref.WeakSet[Kept] = weakref.WeakSet()
+
+    def keep(tensor: Tensor) -> Kept:
+        held = Kept(tensor)
+        kept.add(held)
+        return held
+
+    begun = time.process_time()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda held: held.tensor):
+        plan = differentiable_plan(
+            world, start, goal, config=config, actions=actions, search=False, **how
+        )
+    planned = time.process_time()
+    storages = {held.tensor.untyped_storage() for held in kept}
+    sizes = {storage._cdata: storage.nbytes() for storage in storages}
+    inputs = [start, goal, *world.parameters()]
+    products = 0
+    product = Derivatives.product
+
+    def counted(derivatives: Derivatives, direction: Tensor) -> Tensor:
+        nonlocal products
+        products += 1
+        return product(derivatives, direction)
+
+    before = time.process_time()
+    with mock.patch.object(Derivatives, "product", counted):
+        found = torch.autograd.grad(plan.actions.square().sum(), inputs)
+    ended = time.process_time()
+    gradient = torch.cat([part.flatten() for part in found])
+    times = planned - begun, ended - before
+    return Measured(*times, products, sum(sizes.values()), gradient)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What the gradient of a plan costs.")
+    parser.add_argument("--rounds", type=positive, default=7)
+    rounds = parser.parse_args().rounds
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    world = World().double()
+    start, goal = (torch.randn(PROBLEMS, 4, dtype=torch.float64) for _ in range(2))
+    config = LiftedNewtonConfig(horizon=HORIZON, hold=1, action_weight=0.1)
+    with torch.no_grad():
+        plan = differentiable_plan(world, start, goal, config=config)
+    given = start.requires_grad_(), goal.requires_grad_(), plan.actions
+    turns = [
+        {name: measure(world, given, how) for name, how in VARIANTS.items()} for _ in range(rounds)
+    ]
+    exact = turns[0]["implicit"].gradient
+    print("| | forward | backward | products | held | error |")
+    print("| --- | --: | --: | --: | --: | --: |")
+    for name, first in turns[0].items():
+        forward = 1e3 * statistics.median(turn[name].forward for turn in turns)
+        backward = 1e3 * statistics.median(turn[name].backward for turn in turns)
+        error = float((first.gradient - exact).norm() / exact.norm())
+        print(
+            f"| {name} | {forward:.0f} ms | {backward:.0f} ms | {first.products or ''} "
+            f"| {first.held / 2**20:.1f} MiB | {error:.2g} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
