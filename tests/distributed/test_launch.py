@@ -18,7 +18,9 @@ TIMEOUT = 2.0
 SCRIPT = f"""
 import os, signal, sys, time
 import torch, torch.distributed as dist
+from grasp_planner.cli.launched import naming_the_lost
 from grasp_planner.distributed.launch import RankLostError, ranks
+from grasp_planner.distributed.neighbours import Neighbours
 
 with ranks(timeout={TIMEOUT}) as outer:
     with ranks(timeout={TIMEOUT}) as world:  # of a group that is there already
@@ -38,6 +40,11 @@ with ranks(timeout={TIMEOUT}) as outer:
         os.kill(os.getpid(), signal.SIGKILL)
     if outer.rank == 3:
         os.kill(os.getpid(), signal.SIGSTOP)
+    try:
+        with naming_the_lost(outer, "a share"):
+            Neighbours().everyones(outer.rank)
+    except RankLostError as error:
+        print("of a collective:", error)
     begin, said = time.monotonic(), ""
     while "no sign" not in said and time.monotonic() < begin + {10 * TIMEOUT}:
         try:
@@ -73,6 +80,7 @@ def test_a_dead_and_a_silent_rank_are_named_to_all_others() -> None:
                 f"rank {k} of 4 (host {socket.gethostname()}, pid {runs[k].process.pid})"
                 for k in (2, 3)
             )
+            assert f"of a collective: {dead} is dead; expected for: a share" in out
             assert f"at once {dead} is dead; expected for: the end" in out
             # Of the first two ranks, one may have left before the other looks for the last time.
             assert f"{dead} is dead; {silent} gave no sign for 2 s; expected for: the end" in out

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 
 from grasp_planner import tasks
+from grasp_planner.distributed.launch import own_device
 
 MAX_SEED = 2**64 - 1
 T = TypeVar("T")
@@ -69,9 +70,9 @@ def task_name(text: str) -> str:
 
 
 def device(text: str) -> torch.device:
-    """An argparse type: a device that torch can compute on, here and now."""
+    """An argparse type: a device that torch can compute on, here and now; a rank's own GPU."""
     try:
-        found = torch.device(text)
+        found = own_device(text)
         torch.zeros(1, device=found).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).split("\n", 1)[0]

@@ -41,7 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "executes the plans, open loop, in the real environment. Writes eval.json, eval.csv and "
         "eval.html. After an interruption of any kind, the same command goes on where it stopped. "
         "Under torchrun the ranks share out the plans. Exit status 1 if some plans could not be "
-        "made, 3 if a rank was lost.",
+        "made (of rank 0), 3 if a rank was lost.",
     )
     add = parser.add_argument
     add(
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def evaluate(args: argparse.Namespace, ranks: Ranks) -> int:
-    """Plans what is missing, each rank its share; the first reports, and all return one status."""
+    """Plans what is missing, each rank its share; the first reports, and its status counts."""
     from grasp_bench.timing import processor  # not at import: planning needs none of it
 
     console = Console(width=None if sys.stdout.isatty() else 120, quiet=not ranks.first)
@@ -142,19 +142,18 @@ def evaluate(args: argparse.Namespace, ranks: Ranks) -> int:
     except (WorkerError, ValueError, MissingExtraError, OSError) as error:
         print(f"grasp eval: {error}", file=sys.stderr)
         return USAGE
+    if not ranks.first:
+        return 0
     rows = summary.summarise(settings, store.results, description)
-    if ranks.first:
-        write(args.out / "eval.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
-        write(args.out / "eval.csv", summary.flat(rows))
-        pictures = {} if args.no_pictures else page.pictures(rows, store.results, loaded, problems)
-        write(args.out / "eval.html", page.page(rows, description, loaded, pictures))
-        print_table(console, rows)
-        console.print(f"written to {args.out}: eval.json, eval.csv, eval.html", highlight=False)
+    write(args.out / "eval.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
+    write(args.out / "eval.csv", summary.flat(rows))
+    pictures = {} if args.no_pictures else page.pictures(rows, store.results, loaded, problems)
+    write(args.out / "eval.html", page.page(rows, description, loaded, pictures))
+    print_table(console, rows)
+    console.print(f"written to {args.out}: eval.json, eval.csv, eval.html", highlight=False)
     errors = sum(row["errors"] for row in rows)
-    if errors and ranks.first:
+    if errors:
         print(f"grasp eval: {errors} plans could not be made; see eval.html", file=sys.stderr)
-    sys.stdout.flush()  # a launcher may end the ranks when the first of them has ended
-    ranks.meet("the report")
     return FAILED if errors else 0
 
 

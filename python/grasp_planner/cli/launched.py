@@ -38,6 +38,19 @@ def world(command: str, device: torch.device | str, timeout: float) -> Iterator[
                 raise
 
 
+@contextmanager
+def naming_the_lost(found: Ranks, what: str) -> Iterator[None]:
+    """Where a collective failed, which rank it was; `what` was expected of it.
+
+    Raises RankLostError.
+    """
+    try:
+        yield
+    except RankLostError:
+        found.meet(what)  # who does not come is named
+        raise
+
+
 def deaths(found: Ranks) -> list[str]:
     """Who is lost; or that this can no longer be known."""
     try:

@@ -7,7 +7,6 @@ import json
 import sys
 import time
 from collections.abc import Collection
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,11 @@ from torch import Tensor
 
 from grasp_planner import tasks
 from grasp_planner.cli.arguments import device, fraction, integer, positive, seed, task_name
+from grasp_planner.cli.launched import INTERRUPTED, LOST, naming_the_lost, world
 from grasp_planner.config import GraspConfig
-from grasp_planner.plan import Plan
+from grasp_planner.distributed.launch import LaunchError, RankLostError, Ranks
+from grasp_planner.distributed.sharded import OVER, Sharded
+from grasp_planner.plan import Plan, moved
 from grasp_planner.planner import GraspPlanner
 from grasp_planner.plots import animate_execution, draw_plan
 from grasp_planner.presets import planner_config
@@ -38,8 +40,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="plan problems of a task and execute the plans in its real environment",
         description="Draws problems that are neither trivial nor impossible, plans them all in one "
         "batch through the task's world model, and executes the actions, open loop, in the real "
-        "environment. Writes plan.json, plan.png and plan.gif. Exit status 1 if too few plans "
-        "reach their goal.",
+        "environment. Writes plan.json, plan.png and plan.gif. Under torchrun the ranks share out "
+        "the work, and rank 0 executes and writes. Exit status 1 if too few plans reach their goal "
+        "(of rank 0), 3 if a rank was lost.",
     )
     ours, papers = GraspConfig(), GraspConfig.paper()
     add = parser.add_argument
@@ -89,6 +92,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="fraction that must reach the goal in the environment for exit status 0 (0.6)",
     )
     add("--no-pictures", action="store_true", help="write plan.json only")
+    add("--shard", choices=OVER, default="problems",
+        help="what ranks share out; 'time' plans with the kernels step (problems)")  # fmt: skip
+    add("--timeout", type=positive, default=600, metavar="S",
+        help="seconds that ranks wait for one another (600)")  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -104,9 +111,27 @@ def horizons() -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Plans, executes, reports; returns the exit status."""
-    console = Console()
+    try:
+        with world("grasp plan", args.device, args.timeout) as ranks:
+            return plan_and_execute(args, ranks)
+    except KeyboardInterrupt:
+        print("grasp plan: interrupted; nothing is written", file=sys.stderr)
+        return INTERRUPTED
+    except RankLostError as error:
+        print(f"grasp plan: {error}", file=sys.stderr)
+        return LOST
+    except LaunchError as error:
+        print(f"grasp plan: {error}", file=sys.stderr)
+        return USAGE
+
+
+def plan_and_execute(args: argparse.Namespace, ranks: Ranks) -> int:
+    """All ranks plan; the first does the rest, and its status counts."""
+    console = Console(quiet=not ranks.first)
     changes = {name: getattr(args, name) for name in ("candidates", "iterations", "max_rows")}
     changes = {name: value for name, value in changes.items() if value is not None}
+    if ranks.size > 1 and args.shard == "time":
+        changes["kernels"] = "step"
     try:
         if args.threads is not None:
             torch.set_num_threads(args.threads)
@@ -116,18 +141,22 @@ def run(args: argparse.Namespace) -> int:
         horizon = args.horizon or task.horizons[0]
         problems = task.sample_problems(args.problems, horizon=horizon, seed=args.seed)
         config = task_config(task, horizon=horizon, seed=args.seed, paper=args.paper, **changes)
-        args.out.mkdir(parents=True, exist_ok=True)
+        if ranks.first:
+            args.out.mkdir(parents=True, exist_ok=True)
         last = config.iterations
         wanted = {min(k, last) for k in (0, 5, 25, last // 4, last)}
-        plan, seconds = timed_plan(
-            task, problems, config, console, device=args.device, snapshots=wanted
-        )
+        with naming_the_lost(ranks, "its share of the plans"):
+            plan, seconds = timed_plan(
+                task, problems, config, console, ranks, over=args.shard, snapshots=wanted
+            )
+        if not ranks.first:
+            return 0
         executed = task.rollout(plan.actions, problems)
     except (ValueError, TypeError, MissingExtraError, OSError) as error:
         print(f"grasp plan: {error}", file=sys.stderr)
         return USAGE
 
-    report = make_report(args, task, problems, config, plan, executed, seconds)
+    report = make_report(args, ranks, task, problems, config, plan, executed, seconds)
     (args.out / "plan.json").write_text(json.dumps(report, indent=1) + "\n")
     if not args.no_pictures:
         shown = most_telling(task, problems, executed)
@@ -158,17 +187,18 @@ def timed_plan(
     problems: Problems,
     config: GraspConfig,
     console: Console,
+    ranks: Ranks,
     *,
-    device: torch.device | str = "cpu",
+    over: str = "problems",
     snapshots: Collection[int] = (),
-    label: str = "planning",
 ) -> tuple[Plan, float]:
     """The plan of the whole batch, on the CPU, and the seconds it took after a warm-up."""
-    world_model = task.world_model.to(device)
-    start, goal = problems.start.to(device), problems.goal.to(device)
+    world_model = task.world_model.to(ranks.device)
+    start, goal = problems.start.to(ranks.device), problems.goal.to(ranks.device)
     # Builds the native kernels and fills caches outside the timing.
     warm_up = GraspConfig(horizon=1, iterations=1, sync_steps=1, final_sync_steps=1)
     GraspPlanner(world_model, warm_up).plan(start[:1], goal[:1])
+    planner = Sharded(GraspPlanner(world_model, config), over)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -177,32 +207,24 @@ def timed_plan(
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not console.is_terminal or console.quiet,
     ) as progress:
-        bar = progress.add_task(label, total=config.iterations)
+        bar = progress.add_task("planning", total=config.iterations)
+        ranks.meet("the beginning of planning")
         begin = time.perf_counter()
-        plan = GraspPlanner(world_model, config).plan(
+        plan = planner.plan(
             start,
             goal,
             snapshots=snapshots,
             progress=lambda k: progress.update(bar, completed=k),
         )
-        plan = on_cpu(plan)  # which waits for the device
+        plan = moved(plan, "cpu")  # which waits for the device
         return plan, time.perf_counter() - begin
-
-
-def on_cpu(plan: Plan) -> Plan:
-    """The same plan, for the environment, the pictures and JSON."""
-    values: dict[str, Any] = {field.name: getattr(plan, field.name) for field in fields(plan)}
-    for name, value in values.items():
-        if isinstance(value, Tensor):
-            values[name] = value.cpu()
-    values["snapshots"] = {iteration: states.cpu() for iteration, states in plan.snapshots.items()}
-    return Plan(**values)
 
 
 def make_report(
     args: argparse.Namespace,
+    ranks: Ranks,
     task: Task,
     problems: Problems,
     config: GraspConfig,
@@ -231,6 +253,8 @@ def make_report(
         "path": plan.path,
         "device": str(args.device),
         "threads": torch.get_num_threads(),
+        "ranks": ranks.size,
+        "shard": args.shard if ranks.size > 1 else None,
         "torch": torch.__version__,
         "success_radius": task.success_radius,
         "goal_distance_model": task.goal_distance(plan.states, problems).tolist(),
@@ -263,11 +287,17 @@ def print_table(console: Console, report: dict[str, Any], out: Path) -> None:
         ),
         ("backend", report["backend"]),
         ("path", report["path"]),
-        ("device", f"{report['device']}, {report['threads']} CPU threads"),
+        ("device", f"{report['device']}, {report['threads']} CPU threads{shares(report)}"),
         ("written to", str(out)),
     ):
         table.add_row(name, value)
     console.print(table)
+
+
+def shares(report: dict[str, Any]) -> str:
+    """Who planned, where it was not one process."""
+    ranks = report["ranks"]
+    return f", each of {ranks} ranks a share of the {report['shard']}" if ranks > 1 else ""
 
 
 def most_telling(task: Task, problems: Problems, executed: Tensor) -> int:

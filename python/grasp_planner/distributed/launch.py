@@ -121,7 +121,7 @@ def ranks(device: torch.device | str = "cpu", timeout: float = 600.0) -> Iterato
     """
     if not timeout > 0:
         raise ValueError(f"timeout must be above 0 seconds, got {timeout}")
-    device = torch.device(device)
+    device = own_device(device)
     theirs = dist.is_available() and dist.is_initialized()
     if theirs:
         rank, size = dist.get_rank(), dist.get_world_size()
@@ -129,9 +129,8 @@ def ranks(device: torch.device | str = "cpu", timeout: float = 600.0) -> Iterato
         rank, size = _launched()
     local_rank = _number("LOCAL_RANK", rank)
     local_size = _number("LOCAL_WORLD_SIZE", size)
-    if size > 1 and device.type == "cuda":
-        device = torch.device("cuda", local_rank if device.index is None else device.index)
-        torch.cuda.set_device(device)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # collectives of objects pass through it
     if size == 1:
         yield Ranks(0, 1, 0, 1, device, timeout)
         return
@@ -157,6 +156,14 @@ def ranks(device: torch.device | str = "cpu", timeout: float = 600.0) -> Iterato
     finally:
         if not theirs and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def own_device(device: torch.device | str) -> torch.device:
+    """A device as a rank means it: "cuda" is the GPU numbered LOCAL_RANK, where that is set."""
+    found = torch.device(device)
+    if found.type == "cuda" and found.index is None and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", _number("LOCAL_RANK"))
+    return found
 
 
 def _launched() -> tuple[int, int]:
