@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from grasp_bench.options_table import replaced
@@ -56,16 +57,16 @@ def mlp(features: int, width: int, layers: int) -> MLPDynamics:
 
 
 def works() -> Iterator[Work]:
-    box = {"action_low": -1.0, "action_high": 1.0}
+    box: dict[str, Any] = {"action_low": -1.0, "action_high": 1.0}
     small, large = mlp(4, 128, 3), mlp(64, 256, 2)
-    grasp = {**box, "horizon": 50, "iterations": 100}
+    grasp: dict[str, Any] = {**box, "horizon": 50, "iterations": 100}
     yield Work("GRASP, 32 problems", "problems", GraspPlanner(small, GraspConfig(**grasp)), 32, 4)
     newton = LiftedNewtonConfig(**box, horizon=50)
     yield Work("LiftedNewton, 8 problems", "problems", LiftedNewtonPlanner(small, newton), 8, 4)
     many = GraspConfig(**grasp, candidates=64)
     yield Work("GRASP, 1 problem, 64 candidates", "candidates", GraspPlanner(large, many), 1, 64)
-    one = {**box, "kernels": "step", "candidates": 1}
-    lifted = {"iterations": 20, "sync_every": 0, "final_sync_steps": 0}
+    one: dict[str, Any] = {**box, "kernels": "step", "candidates": 1}
+    lifted: dict[str, Any] = {"iterations": 20, "sync_every": 0, "final_sync_steps": 0}
     long = GraspConfig(**one, **lifted, horizon=8192)
     name = "GRASP, T = 8192, 20 iterations and a rollout"
     yield Work(name, "time", GraspPlanner(large, long), 1, 64)

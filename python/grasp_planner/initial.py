@@ -16,7 +16,7 @@ from grasp_planner.config import GraspConfig
 from grasp_planner.schedules import Schedule
 
 if TYPE_CHECKING:
-    from grasp_planner.lifted_plans import LiftedPlans
+    from grasp_planner.synced_plans import SyncedPlans
 
 INITIALISATION = 0  # the iteration whose noise belongs to the initial trajectory
 INITIAL_ACTIONS = 2**32 - 1  # and the one whose noise belongs to the initial actions
@@ -34,7 +34,7 @@ def schedule_table(config: GraspConfig, like: Tensor) -> Tensor:
     return torch.tensor(rows, dtype=dtype, device="cpu").reshape(-1, 2).to(like.device)
 
 
-def state_noise(plans: LiftedPlans, *, iteration: int, rows: range) -> Tensor:
+def state_noise(plans: SyncedPlans, *, iteration: int, rows: range) -> Tensor:
     """The noise `(N, len(rows), D)` of these rows of the trajectory."""
     config = plans.config
     return gaussian_noise(
@@ -52,7 +52,7 @@ def state_noise(plans: LiftedPlans, *, iteration: int, rows: range) -> Tensor:
     )
 
 
-def initialise(plans: LiftedPlans) -> tuple[Tensor, Tensor]:
+def initialise(plans: SyncedPlans) -> tuple[Tensor, Tensor]:
     """The first trajectory `(N, T + 1, D)` and actions `(N, T, A)`."""
     config, problem = plans.config, plans.problem
     steps, start, goal = config.horizon, plans.start, plans.goal

@@ -23,13 +23,15 @@ from grasp_planner.config import GAUSS_NEWTON
 from grasp_planner.costs import NEVER, Objective
 from grasp_planner.distributed.neighbours import Neighbours
 from grasp_planner.goals import Point
+from grasp_planner.initial import plan_blocks
 from grasp_planner.inputs import Problem
 from grasp_planner.isolation import Solve, part_of
-from grasp_planner.lifted_plans import LiftedPlans, all_finite, plan_blocks, rollout_cost
+from grasp_planner.lifted_plans import LiftedPlans
 from grasp_planner.models import KernelModel
 from grasp_planner.plan import Plan
 from grasp_planner.planner import GraspPlanner
 from grasp_planner.search import Algorithm, Search
+from grasp_planner.synced_plans import all_finite, rollout_cost
 from grasp_planner.whole_plan import WHOLE_PLAN
 from grasp_planner.world_model import CheckedModel, needed
 

@@ -14,21 +14,23 @@ from typing import Any
 
 import torch
 
-from grasp_planner import lifted_plans
+from grasp_planner import lifted_plans, synced_plans
 from grasp_planner.lifted_plans import LiftedPlans
 from grasp_planner.search import Search
+from grasp_planner.synced_plans import SyncedPlans
 from grasp_planner.whole_plan import WholePlans
 from grasp_planner.world_model import CheckedModel
 
 PHASES: tuple[tuple[Any, str, str], ...] = (
-    (lifted_plans, "initialise", "initialisation"),
+    (synced_plans, "initialise", "initialisation"),
     (CheckedModel, "__call__", "model forward"),
     (CheckedModel, "action_gradient", "model VJP"),
     (lifted_plans, "lifted_step_", "fused step"),
     (LiftedPlans, "extra_term", "extra cost term"),
-    (lifted_plans, "action_step_", "action step"),
-    (LiftedPlans, "sync", "sync"),
-    (LiftedPlans, "judge", "sync"),
+    (synced_plans, "action_step_", "action step"),
+    (lifted_plans, "action_step_", "state step"),
+    (SyncedPlans, "sync", "sync"),
+    (SyncedPlans, "judge", "sync"),
     (WholePlans, "iterate", "lifted iterations"),
     (WholePlans, "sync", "sync"),
 )
