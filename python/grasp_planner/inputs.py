@@ -59,7 +59,7 @@ class Problem:
     def take(self, rows: list[int]) -> Problem:
         """The problems `rows`, as if they had been asked for alone."""
         names = ("start_given", "start", "goal", "actions", "problem_ids")
-        which = torch.tensor(rows, device=self.start.device)
+        which = torch.tensor(rows, dtype=torch.int64, device=self.start.device)
         context = None if self.context is None else rows_of(self.context, which)
         parts = {name: getattr(self, name)[which] for name in names}
         return replace(self, **parts, target=self.target.take(which), context=context)
