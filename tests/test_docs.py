@@ -20,7 +20,9 @@ CONSTANTS = {"SCHEMAS", "VERDICTS"}  # described where they are used
 PAGE = (DOCS / "planning.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["index", "planning", "choosing", "models", "kernels"])
+@pytest.mark.parametrize(
+    "name", ["index", "planning", "choosing", "models", "kernels", "learning", "distributed"]
+)
 def test_the_examples_of_a_page(name: str) -> None:
     """In one go: each builds on those before it."""
     text = (DOCS / f"{name}.md").read_text()
