@@ -56,6 +56,7 @@ COMMON: dict[str, list[Any]] = {
     "watched": ON,
     "time_budget_ms": [None, 1e9],
     "scaled": ON,
+    "precision": ["full", "bfloat16"],
     "numbers": ["float32", "float64", "kernels"],
     "horizon": [6, 1],
     "problems": [3, 1],
@@ -87,6 +88,7 @@ OWN: dict[str, dict[str, list[Any]]] = {
         "sync_blend": [1.0, 0.5],
         "initial_actions_scale": [0.0, 0.3],
         "feature_weight": [None, (1.0, 0.5, 2.0, 1.0)],
+        "kernels": ["whole-plan", "step"],
     },
 }
 #: Few of everything: a combination is to take hundredths of a second.
