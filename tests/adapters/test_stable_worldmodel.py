@@ -40,6 +40,7 @@ LIFTED = [
     (GraspPlanner, GraspConfig(iterations=100)),
     (LiftedNewtonPlanner, LiftedNewtonConfig(hold=1)),
 ]
+HASTY = CEMConfig(hold=1, samples=20, iterations=2, elites=4)  # which arrives nowhere
 QUICK = CEMConfig(hold=1, samples=20, iterations=3, elites=4)
 
 
@@ -230,6 +231,7 @@ def test_a_cost_of_its_own_is_not_planned_past() -> None:
     ("objective", "planner", "config"),
     [
         (swm.GoalMSE(reduction="mean"), *LIFTED[1]),
+        (swm.GoalMSE(reduction="mean"), CEMPlanner, HASTY),
         (swm.WeightedSum([(2.0, swm.GoalMSE()), (0.01, swm.ControlPenalty())]), *LIFTED[0]),
         (swm.WeightedSum([(2.0, swm.GoalMSE()), (0.01, swm.ControlPenalty())]), *LIFTED[1]),
         (swm.WeightedSum([(2.0, swm.GoalMSE()), (0.01, swm.ControlPenalty())]), *BY_COST[0]),
@@ -243,7 +245,7 @@ def test_objectives_are_kept(objective: Any, planner: Any, config: Any) -> None:
     want = true_cost(model, info, found["actions"])
     torch.testing.assert_close(doubles(found["costs"]), want, rtol=1e-4, atol=1e-5)
     nothing = true_cost(model, info, torch.zeros_like(found["actions"]))
-    assert (want <= 0.1 * nothing).all()
+    assert (want <= (0.9 if config is HASTY else 0.1) * nothing).all()
 
 
 def test_lifted_planners_need_a_goal() -> None:

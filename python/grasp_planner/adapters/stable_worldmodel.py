@@ -248,7 +248,7 @@ class StableWorldModelSolver:
             past_actions=past,
             context={"goal_emb": goals} if terms else None,
         )
-        if shape not in self._planners and start.shape[1] == 1:
+        if shape not in self._planners and start.shape[1] == 1 and bool(plan.finite[0]):
             check_cost(self.model, info, start, goals, plan, weight, Terms(terms, shape))
         self._planners[shape] = planner
         return plan

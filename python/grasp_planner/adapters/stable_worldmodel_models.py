@@ -160,7 +160,8 @@ def check_cost(
     goal = goals[:1, -1].flatten(1)
     begin, end = ((plan.states[:1, t] - goal).square().sum(1) for t in (0, -1))
     found = weight * end + terms(plan.states[:1], plan.actions[:1], {"goal_emb": goals[:1]})
-    tolerance = 1e-3 * (weight * begin + said.abs() + found.abs())
+    rounding = 100 * torch.finfo(plan.states.dtype).eps
+    tolerance = max(1e-3, rounding) * (said.abs() + found.abs()) + rounding * weight * begin
     if said.shape != found.shape or not bool(((said - found).abs() <= tolerance).all()):
         raise ValueError(
             f"way must be 'cost': model.get_cost says {said.tolist()} of a plan that costs "
