@@ -90,6 +90,8 @@ def test_a_killed_rank_is_named_and_the_restart_goes_on(tmp_path: Path) -> None:
     assert sum(map(len, kept.values())) < UNITS, "too fast for this test: nothing was interrupted"
     host = socket.gethostname()
     assert f"rank 1 of 2 (host {host}, pid {victim}) is dead" in error
+    assert f"rank 1 of 2 (host {host}, pid {victim}) died; starting again" in error
+    assert error.count("died; starting again") == 1  # rank 0 was told to end
     assert f"{torn} keeps every finished plan" in error
     assert "Traceback" not in error
     assert "of 16 plans are there; going on" in out

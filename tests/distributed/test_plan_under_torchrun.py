@@ -33,40 +33,23 @@ def planned(ranks: int, out: Path, *arguments: str) -> dict[str, Any]:
     return report
 
 
-@pytest.fixture
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """plan.json of one process."""
+def test_the_plans_are_those_of_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in LAUNCHERS:
         monkeypatch.delenv(name, raising=False)
-    out = tmp_path / "alone"
-    assert cli.main([*SMALL, "--shard", "candidates", "--out", str(out)]) == 0
-    report: dict[str, Any] = json.loads((out / "plan.json").read_text())
-    assert (report["ranks"], report["shard"]) == (1, None)
-    return report
-
-
-SAME = (
-    "actions",
-    "states_model",
-    "states_environment",
-    "success_environment",
-    "path",
-    "iterations",
-)
-
-
-@pytest.mark.parametrize(("ranks", "shard"), [(2, "problems"), (4, "candidates")])
-def test_the_plans_are_those_of_one_process(
-    ranks: int, shard: str, alone: dict[str, Any], tmp_path: Path
-) -> None:
-    report = planned(ranks, tmp_path / "out", "--shard", shard)
-    assert report["shard"] == shard
-    for name in SAME:
-        assert report[name] == alone[name], name
+    out = tmp_path / "alone"  # where --shard says nothing
+    assert cli.main([*SMALL, "--shard", "time", "--out", str(out)]) == 0
+    alone = json.loads((out / "plan.json").read_text())
+    assert (alone["ranks"], alone["shard"]) == (1, None)
+    shared = planned(2, tmp_path / "shared")
+    assert shared["shard"] == "problems"
+    for name in ("actions", "states_model", "states_environment", "success_environment", "path"):
+        assert shared[name] == alone[name], name
 
 
 def test_over_time_the_plans_are_those_of_the_step_kernels(tmp_path: Path) -> None:
-    report = planned(2, tmp_path / "out", "--shard", "time")
+    report = planned(4, tmp_path / "out", "--shard", "time")
     task = tasks.load("wall-single")
     problems = task.sample_problems(5, horizon=30, seed=0)
     changes = {"candidates": 3, "iterations": 12, "kernels": "step"}

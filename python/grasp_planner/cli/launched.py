@@ -27,6 +27,8 @@ def world(command: str, device: torch.device | str, timeout: float) -> Iterator[
         if found.size == 1:
             yield found
             return
+        for name in found.died_before:
+            print(f"{command}: {name} died; starting again", file=sys.stderr, flush=True)
         with first_signal_interrupts():
             try:
                 yield found

@@ -1,43 +1,35 @@
-"""The ranks of a run under `torchrun`, or a launcher like it: who is there, and who no longer is.
-
-Ranks say that they are there, and where they meet, in the store of `torch.distributed`, by which
-it finds its processes. So every rank that waits learns the names of those it waits for in vain,
-also of rank 0, and without any other traffic.
-"""
+"""The ranks of a run under `torchrun`, or a launcher like it."""
 
 from __future__ import annotations
 
-import itertools
 import os
-import socket
-import threading
-import time
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
-from queue import Empty, SimpleQueue
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
+from grasp_planner.distributed.roll import (
+    TOLD,
+    RankLostError,
+    Roll,
+    apart,
+    died_before,
+    launcher_has_store,
+    name_of,
+)
+
+__all__ = ["LaunchError", "RankLostError", "Ranks", "own_device", "ranks"]
+
 T = TypeVar("T")
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-POLL = 0.02  # seconds between two looks for those who are waited for
-LOOK = 0.5  # seconds between two looks for those who are lost
-FAREWELL = 5.0  # seconds that rank 0, where it has the store, waits for the others to leave
-TOLD = "was told to end"
 
 
 class LaunchError(ValueError):
     """What the launcher set says no world; the message names it."""
-
-
-class RankLostError(RuntimeError):
-    """Ranks that died, left or fell silent; the message names them and what was expected."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +41,8 @@ class Ranks:
         local_rank, local_size: the same, on this machine.
         device: where it computes.
         timeout: seconds after which a rank that gives no sign is lost.
+        died_before: of rank 0: the names of the ranks that ended without a word before the launcher
+            restarted all.
     """
 
     rank: int
@@ -57,7 +51,8 @@ class Ranks:
     local_size: int
     device: torch.device
     timeout: float
-    _roll: _Roll | None = field(default=None, repr=False, compare=False)
+    died_before: tuple[str, ...] = ()
+    _roll: Roll | None = field(default=None, repr=False, compare=False)
 
     @property
     def first(self) -> bool:
@@ -67,7 +62,7 @@ class Ranks:
     @property
     def name(self) -> str:
         """As in "rank 1 of 4 (host h, pid p)"."""
-        return _name(self.rank, self.size)
+        return name_of(self.rank, self.size)
 
     def mine(self, items: Sequence[T]) -> list[T]:
         """This rank's share: every `size`-th item, so that long and short ones spread evenly."""
@@ -134,21 +129,22 @@ def ranks(device: torch.device | str = "cpu", timeout: float = 600.0) -> Iterato
     if size == 1:
         yield Ranks(0, 1, 0, 1, device, timeout)
         return
+    dead: tuple[str, ...] = ()
     try:
         if theirs:
             # There is no public way to the store of a group that somebody else has made.
-            store = _apart(dist.distributed_c10d._get_default_store(), rank, size, timeout)
+            store = apart(dist.distributed_c10d._get_default_store(), rank, size, timeout)
         else:
-            store = _begin(device, rank, size, timeout)
+            store, dead = _begin(device, rank, size, timeout)
     except RankLostError:
         raise
     except RuntimeError as error:  # of the store, gloo or nccl, which have no errors in common
         reason = str(error).split("\n", 1)[0]
-        raise RankLostError(f"{_name(rank, size)} could not join the others: {reason}") from error
+        raise RankLostError(f"{name_of(rank, size)} could not join the others: {reason}") from error
     try:
-        roll = _Roll(store, rank, size, timeout)
+        roll = Roll(store, rank, size, timeout)
         try:
-            yield Ranks(rank, size, local_rank, local_size, device, timeout, roll)
+            yield Ranks(rank, size, local_rank, local_size, device, timeout, dead, roll)
         except BaseException as error:
             roll.leave(error)
             raise
@@ -187,198 +183,21 @@ def _number(name: str, default: int = 0) -> int:
     return int(text)
 
 
-def _begin(device: torch.device, rank: int, size: int, timeout: float) -> dist.Store:
-    """Makes the default process group; returns its store."""
+def _begin(
+    device: torch.device, rank: int, size: int, timeout: float
+) -> tuple[dist.Store, tuple[str, ...]]:
+    """Makes the default process group; returns its store, and who died before."""
     seconds = timedelta(seconds=timeout)
     everyones = dist.TCPStore(
         os.environ["MASTER_ADDR"],
         _number("MASTER_PORT"),
-        is_master=rank == 0 and not _launchers(),
+        is_master=rank == 0 and not launcher_has_store(),
         timeout=seconds,
-        wait_for_workers=False,  # `_apart` does, and knows who is missing
+        wait_for_workers=False,  # `apart` does, and knows who is missing
         multi_tenant=True,
     )
-    store = _apart(everyones, rank, size, timeout)
+    dead = died_before(everyones, size) if rank == 0 else ()
+    store = apart(everyones, rank, size, timeout)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=seconds)
-    return store
-
-
-def _apart(store: dist.Store, rank: int, size: int, timeout: float) -> dist.Store:
-    """A part of a store for these ranks alone.
-
-    torchrun's store outlives a restart, and would hand out the addresses of the dead. So rank 0
-    proposes a new name until all others have answered it, and confirms it by their answers; who
-    reads the name of a world before this one finds answers there that are not its own.
-
-    Raises RankLostError where ranks do not come.
-    """
-    own, end = uuid.uuid4().hex, time.monotonic() + timeout
-    others = range(1, size)
-    if rank == 0:
-        store.set("grasp_planner/proposed", own)
-    while time.monotonic() < end:
-        if rank == 0:
-            answers = [f"{own}/{other}" for other in others]
-            if store.check(answers):
-                store.set(f"{own}/confirmed", " ".join(store.get(key).decode() for key in answers))
-                return dist.PrefixStore(own, store)
-        elif store.check(["grasp_planner/proposed"]):
-            name = store.get("grasp_planner/proposed").decode()
-            store.set(f"{name}/{rank}", own)
-            done = store.check([f"{name}/confirmed"])
-            if done and store.get(f"{name}/confirmed").decode().split()[rank - 1] == own:
-                return dist.PrefixStore(name, store)
-        time.sleep(POLL)
-    missing = [k for k in others if rank == 0 and not store.check([f"{own}/{k}"])] or [0]
-    names = ", ".join(f"rank {k} of {size}" for k in missing)
-    raise RankLostError(f"{names} did not come to {_name(rank, size)} within {timeout:g} s")
-
-
-def _name(rank: int, size: int, host: str | None = None, pid: int | None = None) -> str:
-    host, pid = host or socket.gethostname(), pid or os.getpid()
-    return f"rank {rank} of {size} (host {host}, pid {pid})"
-
-
-class _Roll:
-    """The roll of a world, in the store: names, signs of life, arrivals and departures."""
-
-    def __init__(self, store: dist.Store, rank: int, size: int, timeout: float) -> None:
-        self.store = dist.PrefixStore("roll", store)
-        self.rank, self.size, self.timeout = rank, size, timeout
-        self.others = [other for other in range(size) if other != rank]
-        self.meetings = itertools.count()
-        self.heard = {other: (-1, time.monotonic()) for other in self.others}
-        """The last sign of each, and when it was first seen."""
-        self.cards: dict[int, list[str]] = {}
-        """Name, place and pid of each, as far as they were needed."""
-        self.answers = True
-        card = f"{_name(rank, size)}\n{_place()}\n{os.getpid()}"
-        self._ask(lambda: self.store.set(f"name/{rank}", card))
-
-    def leave(self, error: BaseException | None) -> None:
-        """Says goodbye; whose process has the store waits for the others to do so."""
-        if not self.answers:
-            return
-        if isinstance(error, KeyboardInterrupt):
-            how = TOLD
-        else:
-            how = f"left: {type(error).__name__}: {error}" if error else "left"
-        with suppress(RankLostError):
-            self._ask(lambda: self.store.set(f"left/{self.rank}", how))
-            end = time.monotonic() + FAREWELL
-            while self._keeps and len(self.lost()) < len(self.others):
-                if time.monotonic() > end:
-                    break
-                time.sleep(POLL)
-
-    def sign(self) -> None:
-        self._ask(lambda: self.store.add(f"sign/{self.rank}", 1))
-
-    def meet(self, what: str) -> None:
-        meeting = next(self.meetings)
-        arrivals = {other: f"meeting/{meeting}/{other}" for other in self.others}
-        self._ask(lambda: self.store.set(f"meeting/{meeting}/{self.rank}", what))
-        look = 0.0  # at once
-        while not self._ask(lambda: self.store.check(list(arrivals.values()))):
-            if time.monotonic() >= look:
-                self.sign()
-                lost = self.lost()  # before who is missing: one may come and then leave
-                missing = self._ask(lambda: [k for k in arrivals if not self._has(arrivals[k])])
-                self.refuse({k: how for k, how in lost.items() if k in missing}, what)
-                look = time.monotonic() + LOOK
-            time.sleep(POLL)
-
-    def lost(self) -> dict[int, str]:
-        """Who is lost, by name, and how."""
-        found = {other: self._ask(partial(self._loss, other)) for other in self.others}
-        return {other: f"{self._named(other)} {how}" for other, how in found.items() if how}
-
-    def refuse(self, lost: dict[int, str], what: str) -> None:
-        if lost:
-            raise RankLostError(f"{'; '.join(lost.values())}; expected for: {what}")
-
-    def _ask(self, question: Callable[[], T]) -> T:
-        """What the store answers, within `timeout`: its process may be dead, or hang.
-
-        Its own timeouts do not hold where it hangs, so a thread waits for it, and dies with us.
-        """
-        answers: SimpleQueue[tuple[T, None] | tuple[None, dist.DistError]] = SimpleQueue()
-
-        def ask() -> None:
-            try:
-                answers.put((question(), None))
-            except dist.DistError as error:
-                answers.put((None, error))
-
-        threading.Thread(target=ask, daemon=True).start()
-        try:
-            answer, error = answers.get(timeout=self.timeout)
-        except Empty:
-            answer, error = None, None
-            reason = f"nothing came for {self.timeout:g} s"
-        else:
-            reason = str(error).split("\n", 1)[0]
-            if error is None:
-                return cast(T, answer)
-        self.answers = False
-        keeper = "the launcher's store" if _launchers() else f"the store of rank 0 of {self.size}"
-        raise RankLostError(f"{keeper} no longer answers: {reason}") from error
-
-    @property
-    def _keeps(self) -> bool:
-        """Whether the store is in this process: rank 0 has it where the launcher has none."""
-        return self.rank == 0 and not _launchers()
-
-    def _has(self, key: str) -> bool:
-        found: bool = self.store.check([key])
-        return found
-
-    def _loss(self, other: int) -> str:
-        """How a rank was lost; nothing of one that is there."""
-        if other not in self.cards and self._has(f"name/{other}"):
-            self.cards[other] = self.store.get(f"name/{other}").decode().split("\n")
-        if self._has(f"left/{other}"):
-            return str(self.store.get(f"left/{other}").decode())
-        if self._gone(other):
-            return "is dead"
-        silent = self._silence(other) > self.timeout
-        return f"gave no sign for {self.timeout:g} s" if silent else ""
-
-    def _named(self, other: int) -> str:
-        return self.cards[other][0] if other in self.cards else f"rank {other} of {self.size}"
-
-    def _gone(self, other: int) -> bool:
-        """Whether it ran on this machine and no longer does: known at once, not at the timeout."""
-        if other not in self.cards or self.cards[other][1] != _place():
-            return False
-        try:
-            os.kill(int(self.cards[other][2]), 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            pass
-        return False
-
-    def _silence(self, other: int) -> float:
-        """Seconds since its last sign, at most as long as it was looked for."""
-        count = self.store.add(f"sign/{other}", 0)
-        before, since = self.heard[other]
-        now = time.monotonic()
-        if count != before:
-            self.heard[other] = (count, now)
-            return 0.0
-        return now - since
-
-
-def _launchers() -> bool:
-    """Whether the store is the launcher's, as torchrun's is."""
-    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-
-
-def _place() -> str:
-    """Where a pid means the same process: host, and its space of pids where there are several."""
-    host = socket.gethostname()
-    with suppress(OSError):
-        return f"{host} {os.readlink('/proc/self/ns/pid')}"
-    return host
+    return store, dead
