@@ -93,7 +93,7 @@ def differentiable_plan(
     method: str = "implicit",
     unroll: int = 20,
     tolerance: float | None = None,
-    polish_steps: int = 50,
+    polish_steps: int = 100,
     cg_iterations: int = 200,
     damping: float = 0.0,
 ) -> DifferentiablePlan:
@@ -121,7 +121,7 @@ def differentiable_plan(
         unroll: how many; memory grows with it. >= 1; 20.
         tolerance: of `gradient_norm`, above which a plan is not stationary, and warned about. >= 0;
             None is 1e-8 in float64, 1e-4 else.
-        polish_steps: of Newton's, at most. >= 0; 50.
+        polish_steps: of Newton's, at most. >= 0; 100.
         cg_iterations: of each solve, at most; as many as there are free actions are exact but for
             rounding. >= 1; 200.
         damping: mu, added to H on the way back, in units of half the box: the gradient is then that

@@ -95,8 +95,8 @@ class Derivatives:
         self.norm = dot(self.gradient * self.free, self.gradient).sqrt()
 
     def product(self, direction: Tensor) -> Tensor:
-        """`H direction` among the free actions, `(b, K, A)`."""
-        (found,) = self.pulled(direction * self.free, [self.at])
+        """`H direction` among the free actions, `(b, K, A)`, of which alone `direction` is, too."""
+        (found,) = self.pulled(direction, [self.at])
         return torch.zeros_like(direction) if found is None else found * self.free
 
     def damped(self, damping: Tensor) -> Callable[[Tensor], Tensor]:
@@ -205,8 +205,8 @@ def polish(
 
     The direction is `-(H + r |g| I)^-1 g` among the free actions (Bertsekas, 1982), damped by the
     gradient's own size, so that steps end up quadratic where H is singular, too (Li, Fukushima, Qi
-    and Yamashita, 2004). A step that does not make the cost smaller is tried again, shorter, and
-    the next one is damped more.
+    and Yamashita, 2004). A step that does not make the cost smaller is tried again, shorter; then,
+    and where a curvature was negative, the next one is damped more.
     """
     count = len(blocks)
     best = blocks.clone()
@@ -232,8 +232,13 @@ def polish(
         damping = ratio[rows] * best_norm[rows]
         right = along(better, -here.gradient * here.free, torch.zeros_like(here.gradient))
         ahead, solved = least_solution(here.damped(damping), right, cg_iterations, ROUGHLY)
-        downhill = solved | (dot(ahead, right) > 0)
-        ahead = along(downhill, ahead, along_rows(1 / damping, right))
+        # Where H + damping I is not positive, the way so far, or as far as the gradient curves.
+        ratio[rows] = torch.where(solved, ratio[rows], LARGER**2 * ratio[rows])
+        lost = ~solved & ~(dot(ahead, right) > 0)
+        if bool(lost.any()):
+            bend = here.product(right)
+            short = (dot(right, right) / dot(bend, bend)).sqrt()
+            ahead = along(lost, along_rows(short, right), ahead)
         step[rows] = along(better, ahead, SMALLER * step[rows])
         moves = (step[rows].abs() > eps * (1 + best[rows].abs())).flatten(1).any(1)
         rows = rows[(best_norm[rows] > tolerance) & torch.isfinite(best_cost[rows]) & moves]

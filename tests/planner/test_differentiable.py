@@ -359,8 +359,9 @@ def test_memory_does_not_grow_with_iterations() -> None:
     assert unrolled[1] - unrolled[0] > 2 * few
 
 
-def test_a_broken_problem_reaches_no_other() -> None:
-    """Neither by its rows nor by the weights that all share."""
+@pytest.mark.parametrize("search", [True, False])
+def test_a_broken_problem_reaches_no_other(search: bool) -> None:
+    """Neither by its rows nor by the weights that all share; whoever finds that it is broken."""
 
     class Reef(cases.MLP):
         def forward(self, state: Tensor, action: Tensor) -> Tensor:
@@ -374,11 +375,12 @@ def test_a_broken_problem_reaches_no_other() -> None:
 
     def gradients(rows: list[int]) -> tuple[DifferentiablePlan, list[Tensor]]:
         given = [x[rows].clone().requires_grad_() for x in (start, goal)]
+        asked = {"plan_ids": torch.tensor(rows), "search": search, **EXACT}
+        if not search:
+            asked["actions"] = torch.zeros(len(rows), 7, 2, dtype=DOUBLE)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NonFiniteWarning)
-            plan = differentiable_plan(
-                world_model, *given, config=config, plan_ids=torch.tensor(rows), **EXACT
-            )
+            plan = differentiable_plan(world_model, *given, config=config, **asked)
         safe = plan.converged
         total = plan.actions[safe].sin().sum() + plan.states[safe].square().sum()
         return plan, list(torch.autograd.grad(total, [*given, *world_model.parameters()]))
