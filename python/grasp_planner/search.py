@@ -423,7 +423,8 @@ class Search:
         """An iteration of samples is over: remember the best cost, tell who asked to know."""
         self.iterations = k
         self.raise_multipliers(k)
-        self.history[k - 1] = self.best_cost[:, None]
+        known = torch.where(self.active, self.best_cost[self.live], torch.nan)
+        self.history[k - 1, self.live] = known[:, None]
         self.tell()
         return k
 
