@@ -59,14 +59,19 @@ def solve_apart(planner: Planner, problem: Problem, solve: Solve) -> Plan:
     if len(failures) == problem.count:
         raise first_error
     if failures:
-        ids = ", ".join(f"plan_id {int(problem.problem_ids[b])}" for b in sorted(failures)[:10])
-        more = f" and {len(failures) - 10} more" if len(failures) > 10 else ""
-        message = (
-            f"{len(failures)} of {problem.count} problems could not be planned: {ids}{more} "
-            f"({next(iter(failures.values()))}). All other plans are unaffected."
-        )
-        warnings.warn(message, ModelFailureWarning, stacklevel=level_of_caller())
+        warn_of_failures(problem, failures)
     return joined(problem, parts, failures)
+
+
+def warn_of_failures(problem: Problem, failures: dict[int, str]) -> None:
+    """Name the problems of these numbers; `failures` says why each could not be planned."""
+    ids = ", ".join(f"plan_id {int(problem.problem_ids[b])}" for b in sorted(failures)[:10])
+    more = f" and {len(failures) - 10} more" if len(failures) > 10 else ""
+    message = (
+        f"{len(failures)} of {problem.count} problems could not be planned: {ids}{more} "
+        f"({next(iter(failures.values()))}). All other plans are unaffected."
+    )
+    warnings.warn(message, ModelFailureWarning, stacklevel=level_of_caller())
 
 
 def _try(

@@ -6,10 +6,12 @@ Prints, by rank 0, JSON objects: {over: of each rank {case: what differs, to the
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -26,6 +28,7 @@ from grasp_planner import (
     Plan,
     Planner,
 )
+from grasp_planner.compiled import Accelerated
 from grasp_planner.distributed import Sharded, ranks
 from torch import Tensor
 
@@ -82,8 +85,10 @@ def problems(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return start, goal
 
 
-def compare(planner: Planner, over: str, count: int = 3, **given: Any) -> list[str]:
-    start, goal = problems(count)
+def compare(
+    planner: Planner, over: str, count: int = 3, dtype: torch.dtype = torch.float32, **given: Any
+) -> list[str]:
+    start, goal = (states.to(dtype) for states in problems(count))
     goal = given.pop("goal", goal)
     shared = Sharded(given.pop("other", planner), over)
     with warnings.catch_warnings():
@@ -126,6 +131,10 @@ def over_problems() -> dict[str, Any]:
             grasp(), "problems", 5, goal=Alternatives(torch.randn(5, 3, 4, generator=seeded(1)))
         ),
         "early stop": compare(grasp(stop_cost=0.5), "problems", 5),
+        "early stop, fewer than ranks": compare(grasp(stop_cost=100.0), "problems", 1),
+        "lifted newton, early stop": compare(
+            LiftedNewtonPlanner(point, replace(newton, stop_cost=1.0)), "problems", 5
+        ),
         "one problem breaks": compare(grasp(brittle), "problems", goal=far(3)),
         "one problem fails": compare(grasp(refusing), "problems", goal=far(3)),
         "another seed": compare(grasp(), "problems", other=grasp(seed=1)),
@@ -146,6 +155,10 @@ def over_candidates() -> dict[str, Any]:
         "equal candidates": compare(grasp(noise="none", initial_noise_scale=0.0), "candidates"),
         "one problem breaks": compare(grasp(brittle), "candidates", goal=far(3)),
         "one problem fails": compare(grasp(refusing), "candidates", goal=far(3)),
+        "one candidate fails": compare(
+            grasp(timid, candidates=2, **TIMID), "candidates", goal=far(3), snapshots=(0, 1)
+        ),
+        "no problems": compare(grasp(), "candidates", 0),
     }
 
 
@@ -166,6 +179,9 @@ def over_time() -> dict[str, Any]:
         "kernels": compare(grasp(mlp(), kernels="step"), "time"),
         "long": compare(grasp(horizon=1024 * dist.get_world_size() + 100, **once), "time", 2),
         "one problem breaks": compare(grasp(brittle), "time", goal=far(3)),
+        "one problem fails": compare(grasp(refusing), "time", goal=far(3), snapshots=(0, 5)),
+        "bfloat16": compare(grasp(), "time", dtype=torch.bfloat16),
+        "no problems": compare(grasp(), "time", 0),
     }
 
 
@@ -181,6 +197,92 @@ def control() -> dict[str, Any]:
     return {"mpc": []}
 
 
+def errors() -> dict[str, Any]:
+    """What each rank is told where not all is well; none waits for ever, and all stay in step."""
+    one, last = dist.get_rank() == 1, warm(3, 9)
+    last[1, -1] = torch.nan  # a number of the last rank's steps
+
+    def failing(moment: Any) -> None:
+        if one:
+            raise KeyError("mine")
+
+    found: dict[str, Any] = {}
+    for over in ("problems", "candidates", "time"):
+        nothing = {"goal": far(2)[1:], "words": "WorldModelError: world_model failed on .* wall"}
+        found[f"no problem, {over}"] = told(grasp(refusing), over, 1, **nothing)
+        found[f"arguments, {over}"] = told(
+            grasp(candidates=1), over, 1, callback_at=2, words="ValueError: callback_at is given"
+        )
+        found[f"inference mode, {over}"] = inferred(over)
+        found[f"compiled once, {over}"] = accelerated(over)
+        found[f"in step, {over}"] = compare(grasp(), over)
+    for over in ("problems", "candidates"):
+        words = "KeyError: 'mine'" if one else "RankLostError: rank 1 of . raised KeyError: 'mine'"
+        found[f"callback, {over}"] = told(grasp(), over, 4, callback=failing, words=words)
+    wrong = "ValueError: world_model must return next states of shape"
+    found["model, time"] = told(grasp(lambda s, a: s[:, :3] + a.sum()), "time", words=wrong)
+    wrong = "ValueError: actions must be finite, got NaN or infinity in row 1"
+    found["actions, time"] = told(grasp(), "time", actions=last, words=wrong)
+    found["warnings"] = warned()
+    found["group"] = outside()
+    return found
+
+
+def told(planner: Planner, over: str, count: int = 3, *, words: str, **given: Any) -> list[str]:
+    """What this rank was told by an error, unless that begins with `words`, a pattern."""
+    start, goal = problems(count)
+    try:
+        Sharded(planner, over).plan(start, given.pop("goal", goal), **given)
+    except Exception as error:
+        found = f"{type(error).__name__}: {error}"
+        return [] if re.match(words, found) else [found]
+    return ["nothing"]
+
+
+def inferred(over: str) -> list[str]:
+    """Plans asked for in inference mode are tensors like any other."""
+    with torch.inference_mode():
+        plan = Sharded(grasp(), over).plan(*problems(3), snapshots=(0,))
+    values = {"cost": plan.cost, "actions": plan.actions, "snapshots": plan.snapshots[0]}
+    return [name for name, value in values.items() if value.is_inference()]
+
+
+def accelerated(over: str) -> list[str]:
+    """A model is compiled once, not in every call."""
+    shared, made = Sharded(grasp(), over), []
+    with patch("grasp_planner.base.Accelerated", side_effect=Accelerated) as new:
+        for _ in range(2):
+            shared.plan(*problems(3))
+            made.append(new.call_count)
+    return [] if made == [1, 1] else [f"made {made}"]
+
+
+def warned() -> list[str]:
+    """Where all problems of a rank fail, it says so, as in one process; the others need not."""
+    size, mine = dist.get_world_size(), dist.get_rank()
+    start, goal = problems(size)
+    goal[1] = 1000.0
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        plan = Sharded(grasp(refusing)).plan(start, goal)
+    names = [type(warning.message).__name__ for warning in found]
+    wanted = ["ModelFailureWarning"] if mine == 1 else []
+    return [] if names == wanted and list(plan.failures) == [1] else [f"{names}"]
+
+
+def outside() -> list[str]:
+    """A part of the ranks, not from 0 on; others are told that they are none of it."""
+    last = dist.get_world_size() - 1
+    group = dist.new_group([last])
+    if dist.get_rank() == last:
+        return [] if Sharded(grasp(), group=group).neighbours.rank == 0 else ["rank"]
+    try:
+        Sharded(grasp(), group=group)
+    except ValueError as error:
+        return [] if "group must have this rank in it" in str(error) else [str(error)]
+    return ["nothing"]
+
+
 def brittle(state: Tensor, action: Tensor) -> Tensor:
     """Not finite beyond a wall that only goals far away lead to."""
     moved = point(state, action)
@@ -190,6 +292,22 @@ def brittle(state: Tensor, action: Tensor) -> Tensor:
 def refusing(state: Tensor, action: Tensor) -> Tensor:
     """Raises where a batch has a state that only goals far away lead to."""
     if bool((state[:, 0] > 50.0).any()):
+        raise RuntimeError("beyond the wall")
+    return point(state, action)
+
+
+TIMID = {
+    "iterations": 1,
+    "sync_every": 0,
+    "final_sync_steps": 0,
+    "initial_actions_scale": 0.3,
+    "initial_noise_scale": 0.0,
+}
+
+
+def timid(state: Tensor, action: Tensor) -> Tensor:
+    """Raises where `refusing` does, unless there is no action, as the first candidate begins."""
+    if bool(((state[:, 0] > 50.0) & (action.abs().amax(1) > 1e-3)).any()):
         raise RuntimeError("beyond the wall")
     return point(state, action)
 
@@ -217,6 +335,7 @@ CASES = {
     "candidates": over_candidates,
     "time": over_time,
     "control": control,
+    "errors": errors,
 }
 
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 from grasp_planner import CEMConfig, CEMPlanner, GraspConfig, GraspPlanner
 from grasp_planner.distributed import Sharded
-from grasp_planner.distributed.time_axis import Span
+from grasp_planner.distributed.time_axis import SlicedPlans, Span
+from grasp_planner.interruptible import CheckpointMismatchError
 from sharded_ranks import CASES, differences, grasp, point, problems
 
 HERE = Path(__file__).parent
@@ -102,6 +103,8 @@ def test_bad_arguments_are_named() -> None:
     planner = grasp()
     with pytest.raises(TypeError, match="planner must be a Planner, got function"):
         Sharded(point)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="planner must be one that is not shared out yet"):
+        Sharded(Sharded(planner, "candidates"), "problems")
     with pytest.raises(ValueError, match=r"over must be one of 'problems', .* got 'space'"):
         Sharded(planner, "space")
     cem = CEMPlanner(point, CEMConfig(horizon=5, action_features=2))
@@ -137,8 +140,24 @@ def test_no_checkpoint_and_no_time_budget_over_time() -> None:
     for given in ({"checkpoint": "search.pt"}, {"time_budget_ms": 5.0}):
         with pytest.raises(ValueError, match=f"over 'time' {next(iter(given))} must be None"):
             shared.plan(*problems(2), **given)
-    with pytest.raises(ValueError, match=r"actions must be \(B, 9, A\), got \(2, 8, 2\)"):
+    words = r"actions must have shape \(B, T, A\) = \(2, 9, 2\), got \(2, 8, 2\)"
+    with pytest.raises(ValueError, match=words):
         shared.plan(*problems(2), actions=torch.zeros(2, 8, 2))
+
+
+def test_over_time_all_ranks_wait_to_know_who_has_arrived() -> None:
+    """Else a GPU's flags might reach them in different iterations, and their messages not match."""
+    assert SlicedPlans.waits
+
+
+def test_a_checkpoint_of_other_candidates_is_refused(tmp_path: Path) -> None:
+    """As it is met where a world of another size goes on from the files of one before."""
+    planner, path = grasp(), str(tmp_path / "search.pt.0")
+    planner.share = range(3)
+    planner.plan(*problems(2), checkpoint=path)
+    planner.share = range(2)
+    with pytest.raises(CheckpointMismatchError, match="of another search"):
+        planner.plan(*problems(2), checkpoint=path)
 
 
 def test_an_mlp_says_which_kernels_time_needs() -> None:

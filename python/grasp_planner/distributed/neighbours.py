@@ -24,6 +24,8 @@ class Neighbours:
         alone = not (dist.is_available() and dist.is_initialized())
         self.rank = 0 if alone else dist.get_rank(group)
         self.size = 1 if alone else dist.get_world_size(group)
+        if self.rank < 0:
+            raise ValueError("group must have this rank in it, which it has not")
 
     @property
     def first(self) -> bool:
@@ -84,6 +86,10 @@ class Neighbours:
         with self._told("the plans of all ranks"):
             dist.all_gather_object(found, mine, self.group)
         return found
+
+    def left_by(self, rank: int, error: str) -> RankLostError:
+        """For those who wait for a rank that met an error of its own."""
+        return RankLostError(f"rank {rank} of {self.size} raised {error}")
 
     def _world(self, rank: int) -> int:
         return rank if self.group is None else dist.get_global_rank(self.group, rank)

@@ -20,11 +20,12 @@ from grasp_planner.base import Planner
 from grasp_planner.costs import best_of, excess
 from grasp_planner.distributed.neighbours import Neighbours
 from grasp_planner.distributed.time_axis import TimeSlice
-from grasp_planner.inputs import Problem, check_problem
-from grasp_planner.isolation import joined, part_of
+from grasp_planner.inputs import Problem, check_problem, check_snapshots
+from grasp_planner.isolation import joined, part_of, warn_of_failures
 from grasp_planner.options import PlannerConfig
 from grasp_planner.plan import Plan, moved
 from grasp_planner.planner import GraspPlanner
+from grasp_planner.running import Budget, Checkpoint, Watch
 from grasp_planner.world_model import WorldModelError
 
 OVER = ("problems", "candidates", "time")
@@ -51,7 +52,8 @@ class Sharded(Planner):
         over: "problems", "candidates" or "time". "problems".
         group: the ranks that share; None is all.
         whole: over "time", whether every rank gets the whole plan in the end; False leaves each
-            with its own steps, `(B, t, A)` and `(B, t + 1, D)`, in the order of ranks. True.
+            with its own steps, `(B, t, A)` and `(B, t + 1, D)`, in the order of ranks, which is
+            nothing for `MPC`. True.
 
     Raises:
         TypeError, ValueError: an argument is wrong; it is named.
@@ -69,6 +71,8 @@ class Sharded(Planner):
     ) -> None:
         if not isinstance(planner, Planner):
             raise TypeError(f"planner must be a Planner, got {type(planner).__name__}")
+        if isinstance(planner, Sharded):
+            raise TypeError("planner must be one that is not shared out yet, got Sharded")
         if over not in OVER:
             raise ValueError(f"over must be one of {', '.join(map(repr, OVER))}, got {over!r}")
         if over != "problems" and not isinstance(planner, GraspPlanner):
@@ -85,20 +89,23 @@ class Sharded(Planner):
     def plan(self, start: Any, goal: Any, **given: Any) -> Plan:
         """As the planner's own `plan`, called by all ranks with the same arguments.
 
-        `progress` and `callback` are told of this rank's share. A checkpoint is one file per rank,
-        `checkpoint` with the rank's number behind it; over "time" there is none, and no time
+        `progress`, `callback` and warnings tell of this rank's share. A checkpoint is one file per
+        rank, `checkpoint` with the rank's number behind it; over "time" there is none, and no time
         budget: ranks would not agree on when it is spent.
 
         Raises:
             TypeError, ValueError: an argument is wrong, on all ranks; it is named.
-            RankLostError: a rank died or raised an error of its own; this one waited for it.
+            RankLostError: a rank died, did not come within the group's timeout or raised an error
+                of its own; this one waited for it. Over "time" an error of a rank's `callback` or
+                `progress` is heard of only once its process ends or time is out.
             WorldModelError: as in one process, where no problem could be planned at all.
         """
         if self.neighbours.size == 1:
             return self.planner.plan(start, goal, **given)
-        if given.get("checkpoint") is not None:
-            given["checkpoint"] = f"{given['checkpoint']}.{self.neighbours.rank}"
-        plan: Plan = getattr(self, f"_over_{self.over}")(start, goal, **given)
+        over = getattr(self, f"_over_{self.over}")
+        self.planner.accelerated()  # what is compiled for this call stays so for the next
+        with torch.inference_mode(False), torch.no_grad():
+            plan: Plan = over(start, goal, **given)
         return plan
 
     def _samples(self) -> int:
@@ -106,20 +113,27 @@ class Sharded(Planner):
 
     def _over_problems(self, *given: Any, **named: Any) -> Plan:
         problem = self._checked(*given, **named)
+        ranks = self.neighbours
+        shares = [part_of(problem.count, rank, ranks.size) for rank in range(ranks.size)]
         mine = copy.copy(self.planner)
-        mine.shard = (self.neighbours.rank, self.neighbours.size)
+        mine.shard = (ranks.rank, ranks.size)
+        idle = problem.count > 0 and not shares[ranks.rank]
+        found = self._everyones(None if idle else mine, problem, *given, **named)
         parts: list[tuple[list[int], Plan | None]] = []
         failures: dict[int, str] = {}
-        everyones = self._everyones(mine, problem, *given, **named)
-        for rank, plan in enumerate(everyones):
-            rows = part_of(problem.count, rank, len(everyones))
+        for rows, plan in zip(shares, found, strict=True):
             if isinstance(plan, Plan):
                 parts.append((list(rows), plan))
                 failures |= {rows[b]: why for b, why in plan.failures.items()}
             else:
                 parts += [([b], None) for b in rows]
                 failures |= dict.fromkeys(rows, str(plan))
-        calls = max(plan.model_calls for _, plan in parts if plan is not None)
+        plans = [plan for _, plan in parts if plan is not None]
+        if not plans:
+            raise WorldModelError(next(iter(failures.values())))
+        if isinstance(found[ranks.rank], str):  # else it has told already
+            warn_of_failures(problem, {b: failures[b] for b in shares[ranks.rank]})
+        calls = max(plan.model_calls for plan in plans)
         return replace(joined(problem, parts, failures), model_calls=calls)
 
     def _over_candidates(self, *given: Any, **named: Any) -> Plan:
@@ -129,10 +143,19 @@ class Sharded(Planner):
         assert isinstance(mine, GraspPlanner)
         mine.share = part_of(self.config.candidates, self.neighbours.rank, self.neighbours.size)
         found = self._everyones(mine if mine.share else None, problem, *given, **named)
+        for why in found:
+            if isinstance(why, str):  # all problems have failed, as below
+                raise WorldModelError(why)
         plans = [plan for plan in found if isinstance(plan, Plan)]
         iterations = max(plan.iterations for plan in plans)  # a time budget may cut some short
         cost, over = (torch.stack([getattr(p, n) for p in plans], 1) for n in ("cost", "violation"))
         which = best_of(cost, excess(over, self.config.constraint_tolerance))
+        # A problem fails where any of its candidates does, and keeps nothing of the others.
+        failed = [set(plan.failures) for plan in plans]
+        failures = {b: why for plan in plans[::-1] for b, why in plan.failures.items()}
+        lost = torch.tensor(sorted(failures), dtype=torch.int64, device=which.device)
+        for b in failures:
+            which[b] = next(r for r, theirs in enumerate(failed) if b in theirs)
         rows = torch.arange(len(which), device=which.device)
 
         def best(name: str) -> Tensor:
@@ -145,19 +168,24 @@ class Sharded(Planner):
         chosen: dict[str, Any] = {
             name: best(name) for name in ("actions", "states", "cost", "violation", "finite")
         }
-        failed = set.intersection(*(set(plan.failures) for plan in plans))
+        snapshots = {k: [plan.snapshots[k] for plan in plans] for k in plans[0].snapshots}
         return replace(
             plans[0],
             **chosen,
-            candidate_cost=torch.cat([plan.candidate_cost for plan in plans], 1),
-            loss_history=torch.cat([history(plan) for plan in plans], 2),
+            candidate_cost=torch.cat([plan.candidate_cost for plan in plans], 1).index_fill(
+                0, lost, torch.inf
+            ),
+            loss_history=torch.cat([history(plan) for plan in plans], 2).index_fill(
+                1, lost, torch.nan
+            ),
             iterations=iterations,
             model_calls=max(plan.model_calls for plan in plans),
             out_of_time=any(plan.out_of_time for plan in plans),
             snapshots={
-                k: torch.cat([plan.snapshots[k] for plan in plans], 1) for k in plans[0].snapshots
+                k: torch.cat(states, 1).index_fill(0, lost, torch.nan)
+                for k, states in snapshots.items()
             },
-            failures={b: plans[0].failures[b] for b in sorted(failed)},
+            failures=dict(sorted(failures.items())),
         )
 
     def _over_time(self, start: Any, goal: Any, *, actions: Any = None, **named: Any) -> Plan:
@@ -166,10 +194,8 @@ class Sharded(Planner):
                 raise ValueError(f"over 'time' {name} must be None, got {named[name]!r}")
         assert isinstance(self.planner, GraspPlanner)
         mine = TimeSlice(self.planner, self.neighbours)
-        if isinstance(actions, Tensor) and actions.dim() == 3:
-            horizon = self.config.horizon
-            if actions.shape[1] != horizon:
-                raise ValueError(f"actions must be (B, {horizon}, A), got {tuple(actions.shape)}")
+        if actions is not None:
+            self._checked(start, goal, actions=actions, **named)  # all of them, on all ranks
             actions = actions[:, mine.span.first : mine.span.last]
         plan = mine.plan(start, goal, actions=actions, **named)
         if not self.whole:
@@ -199,27 +225,50 @@ class Sharded(Planner):
         plan_ids: Any = None,
         context: Any = None,
         past_actions: Any = None,
-        **rest: Any,
+        time_budget_ms: Any = None,
+        progress: Any = None,
+        callback: Any = None,
+        callback_at: Any = None,
+        checkpoint: Any = None,
+        checkpoint_every: Any = 10,
+        snapshots: Any = (),
     ) -> Problem:
         """All problems; an argument that is wrong is so on all ranks, before any of them waits."""
         given = (start, goal, actions, plan_ids, self._samples(), context, past_actions)
-        return check_problem(self.world_model, self.config, *given)
+        problem = check_problem(self.world_model, self.config, *given)
+        Budget(time_budget_ms, problem.start.device)
+        Watch(progress, callback, callback_at)
+        Checkpoint(checkpoint, checkpoint_every)
+        check_snapshots(snapshots, self.planner._iterations())
+        return problem
 
     def _everyones(
         self, mine: Planner | None, problem: Problem, *given: Any, **named: Any
     ) -> list[Plan | str | None]:
-        """Every rank's plan, in order; or why it has none; None where it had nothing to do."""
+        """Every rank's plan, in order, or why there is none; None where it had nothing to do.
+
+        All ranks come here, whatever they met, so that none waits for another in vain.
+        """
+        ranks = self.neighbours
+        if named.get("checkpoint") is not None:
+            named["checkpoint"] = f"{named['checkpoint']}.{ranks.rank}"
         found: Plan | str | None = None
+        own: Exception | None = None
         try:
-            if mine is not None:
-                found = moved(mine.plan(*given, **named), "cpu")
+            found = None if mine is None else moved(mine.plan(*given, **named), "cpu")
         except WorldModelError as error:
-            found = str(error)  # which the others must learn, too
+            found = str(error)
+        except Exception as error:
+            own = error
+        left = None if own is None else f"{type(own).__name__}: {own}"
+        everyones = ranks.everyones((found, left))
+        if own is not None:
+            try:
+                raise own
+            finally:
+                own = None  # else it would hold its frames, and they it
+        for rank, (_, words) in enumerate(everyones):
+            if words is not None:
+                raise ranks.left_by(rank, words)
         device = problem.start.device
-        everyones = [
-            moved(plan, device) if isinstance(plan, Plan) else plan
-            for plan in self.neighbours.everyones(found)
-        ]
-        if not any(isinstance(plan, Plan) for plan in everyones):
-            raise WorldModelError(next(why for why in everyones if isinstance(why, str)))
-        return everyones
+        return [moved(plan, device) if isinstance(plan, Plan) else plan for plan, _ in everyones]

@@ -11,21 +11,23 @@ Symbols: N plans, T steps of which this rank has t, D state features, A action f
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from grasp_kernels.reference import block_sum
+from grasp_planner.base import Planner
 from grasp_planner.config import GAUSS_NEWTON
 from grasp_planner.costs import NEVER, Objective
 from grasp_planner.distributed.neighbours import Neighbours
 from grasp_planner.goals import Point
 from grasp_planner.initial import plan_blocks
 from grasp_planner.inputs import Problem
-from grasp_planner.isolation import Solve, part_of
+from grasp_planner.isolation import Solve, part_of, solve_apart
 from grasp_planner.lifted_plans import LiftedPlans
 from grasp_planner.models import KernelModel
 from grasp_planner.plan import Plan
@@ -33,8 +35,14 @@ from grasp_planner.planner import GraspPlanner
 from grasp_planner.search import Algorithm, Search
 from grasp_planner.synced_plans import all_finite, rollout_cost
 from grasp_planner.whole_plan import WHOLE_PLAN
-from grasp_planner.world_model import CheckedModel, needed
+from grasp_planner.world_model import (
+    CheckedModel,
+    WorldModelError,
+    is_out_of_memory,
+    needed,
+)
 
+T = TypeVar("T")
 SUMMED = 1024  # losses of steps that `block_sum` adds up at a time
 
 
@@ -72,11 +80,18 @@ class Span:
 
 
 class SlicedPlans(LiftedPlans):
-    """The steps of lifted plans that are this rank's."""
+    """The steps of lifted plans that are this rank's.
+
+    Ranks wait for one another all the time. So an error of a rank's own work does not end its
+    search at once: it keeps step, with NaNs, until the next `share`, where the search ends on all.
+    """
+
+    waits = True  # else ranks would learn at different times who has arrived, and need not wait
 
     def __init__(self, search: Search, span: Span, neighbours: Neighbours) -> None:
         super().__init__(search)
         self.span, self.neighbours = span, neighbours
+        self.error: Exception | None = None
         self.first, self.horizon = span.first, span.horizon
         if not self.ends:  # the last row here is a state like any other
             self.end = span.steps + 1
@@ -88,6 +103,43 @@ class SlicedPlans(LiftedPlans):
         self.pieces = self.schedule.new_full(shape, torch.nan)
         super().begin()
 
+    # -------------------------------------------------------------------------------- own errors
+
+    def own(self, work: Callable[[], T], instead: Callable[[], T]) -> T:
+        """What this rank works out by itself; after an error, something of the same shape."""
+        if self.error is None:
+            try:
+                return work()
+            except Exception as error:
+                self.error = error
+        return instead()
+
+    def share(self) -> None:
+        """An error ends the search here, on all ranks: of the world model by the same error."""
+        well = self.sound.new_tensor([self.error is None])
+        flags = self.neighbours.all_true(torch.cat((self.sound, well)))
+        if not bool(flags[-1]):
+            self.end_by_error()
+        self.sound = flags[:-1]
+        super().share()
+
+    def end_by_error(self) -> None:
+        """Of the world model where no rank has met another: then problems can be kept apart."""
+        (error, self.error), ranks = (self.error, None), self.neighbours
+        of_model = error is not None and (
+            isinstance(error, WorldModelError) or is_out_of_memory(error)
+        )
+        told = None if error is None else (of_model, type(error).__name__, str(error))
+        everyones = enumerate(ranks.everyones(told))
+        errors = [(rank, *said) for rank, said in everyones if said is not None]
+        others = [(rank, f"{name}: {words}") for rank, theirs, name, words in errors if not theirs]
+        if not others:
+            # Without our own frames, which hold every tensor of the search.
+            raise WorldModelError(errors[0][3]) from (None if error is None else error.__cause__)
+        if error is not None and not of_model:
+            raise error
+        raise ranks.left_by(*others[0]) from error
+
     # ------------------------------------------------------------------------- lifted iterations
 
     def iterate(self, k: int) -> int:
@@ -95,6 +147,10 @@ class SlicedPlans(LiftedPlans):
         if before is not None:
             self.trajectory[:, 0] = before
         return super().iterate(k)
+
+    def fused_pass(self, k: int, step_loss: Tensor, extra: Tensor | None) -> Tensor:
+        whole = super().fused_pass
+        return self.own(lambda: whole(k, step_loss, extra), lambda: torch.zeros_like(self.actions))
 
     def total(self, k: int, step_loss: Tensor) -> Tensor:
         """The loss of the steps that are here; what makes up the whole of it is kept."""
@@ -127,16 +183,22 @@ class SlicedPlans(LiftedPlans):
             total = cost.sum()
         found = None
         if with_gradient:
-            given = (actions, start)
-            if ranks.last:
-                found, back = torch.autograd.grad(total, given, allow_unused=True)
-            else:
-                cotangent = ranks.receive(end.detach(), 1)
-                found, back = torch.autograd.grad(end, given, cotangent, allow_unused=True)
-            found = needed(found)
+            of, cotangent = (total, None) if ranks.last else (end, ranks.receive(end.detach(), 1))
+            found, back = self.own(
+                lambda: self.pulled_through(of, (actions, start), cotangent),
+                lambda: (torch.zeros_like(actions), torch.zeros_like(start)),
+            )
             if not ranks.first:
-                ranks.send(torch.zeros_like(start) if back is None else back, -1)
+                ranks.send(back, -1)
         return states.detach(), ranks.from_last(cost.detach()), found
+
+    @staticmethod
+    def pulled_through(
+        of: Tensor, given: tuple[Tensor, Tensor], cotangent: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The gradients for actions and first state; a model may forget the state."""
+        found, back = torch.autograd.grad(of, given, cotangent, allow_unused=True)
+        return needed(found), torch.zeros_like(given[1]) if back is None else back
 
     def passed_on(self, plans: slice, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Where the rank before has left these plans, and their states `(n, t + 1, D)` from there
@@ -146,7 +208,11 @@ class SlicedPlans(LiftedPlans):
         if not ranks.first:
             start = ranks.receive(start, -1)
         start = start.detach().requires_grad_(actions.requires_grad)
-        states = self.model.rollout(start, actions, self.config.max_rows)
+        shape = (len(start), self.span.steps + 1, self.problem.state_features)
+        states = self.own(
+            lambda: self.model.rollout(start, actions, self.config.max_rows),
+            lambda: start.new_full(shape, torch.nan),
+        )
         if not ranks.last:
             ranks.send(states[:, -1].detach(), 1)
         return start, states
@@ -158,10 +224,6 @@ class SlicedPlans(LiftedPlans):
 
     def finite(self, states: Tensor) -> Tensor:
         return self.neighbours.all_true(all_finite(states))
-
-    def share(self) -> None:
-        self.sound = self.neighbours.all_true(self.sound)
-        super().share()
 
 
 class TimeSlice(GraspPlanner):
@@ -186,17 +248,24 @@ class TimeSlice(GraspPlanner):
         is the last of the rank before; all else is of the whole plan.
         """
         found = super().plan(*args, **given)
-        states, snapshots = found.states, dict(found.snapshots)
-        for rows in (states, *snapshots.values()):
+        for rows in (found.states, *found.snapshots.values()):
             before = self.neighbours.shift(rows[..., -1, :])
             if before is not None:
                 rows[..., 0, :] = before
-        history = self.sliced.whole_history(found.loss_history)
-        return replace(found, loss_history=history)
+        return found
 
     def _solved(self, problem: Problem, solve: Solve) -> Plan:
-        """An error ends the search on all ranks: nothing is tried again on one of them alone."""
-        return solve(self, problem, True)
+        """Problems are kept apart as in one process, on all ranks alike."""
+
+        def together(planner: Planner, part: Problem, whole: bool) -> Plan:
+            try:
+                found = solve(planner, part, whole)
+            except (torch.OutOfMemoryError, MemoryError) as error:
+                # Nothing may be tried again on one rank alone.
+                raise RuntimeError(f"out of memory between two ranks: {error}") from error
+            return replace(found, loss_history=self.sliced.whole_history(found.loss_history))
+
+        return solve_apart(self, problem, together)
 
     def _open(self, problem: Problem) -> KernelModel | CheckedModel:
         model = super()._open(problem)
