@@ -55,6 +55,7 @@ def test_every_sharding_is_one_process_to_the_bit(processes: int) -> None:
             assert not {name: which for name, which in cases.items() if which}, (over, rank)
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks /proc for its memory")
 def test_a_long_horizon_takes_a_share_of_the_memory() -> None:
     """20,000 steps on 4 ranks: each has a quarter of them, of the memory, and the same bits."""
     done = subprocess.run(
