@@ -13,7 +13,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -76,14 +76,17 @@ def works() -> Iterator[Work]:
 
 
 def timed(work: Work, world: Ranks, rounds: int) -> tuple[float, float]:
-    """Median milliseconds of rank 0 alone, and of all ranks."""
+    """Median milliseconds of rank 0 alone, at its fastest, and of all ranks."""
     start = torch.zeros(work.problems, work.features)
     goal = torch.randn(start.shape, generator=torch.Generator().manual_seed(1))
     shared = Sharded(work.planner, work.over, whole=False)
+    single = work.planner
+    if work.over == "time":  # which needs kernels that one process has faster ones than
+        single = GraspPlanner(single.world_model, replace(single.config, kernels="whole-plan"))
     alone: list[float] = []
     together: list[float] = []
     for turn in range(rounds + 1):  # the first warms up
-        for planner, times in ((work.planner, alone), (shared, together)):
+        for planner, times in ((single, alone), (shared, together)):
             world.meet("the next turn")
             if planner is shared or world.first:
                 begin = time.perf_counter()
@@ -102,7 +105,8 @@ def measured(world: Ranks, rounds: int) -> str:
     header = ("work", "over", "1 process", f"{world.size} processes", "times faster")
     return (
         f"{processor()}, {world.size} gloo processes on one machine, one thread each, medians of "
-        f"{rounds} turns.\n\n" + table(header, rows)
+        f"{rounds} turns. One process has its fastest kernels, whole plans in a launch; over time "
+        "they are step by step.\n\n" + table(header, rows)
     )
 
 
