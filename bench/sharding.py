@@ -26,7 +26,7 @@ from grasp_planner.base import Planner
 from grasp_planner.cli.arguments import positive
 from grasp_planner.distributed import Ranks, Sharded, ranks
 from grasp_planner.evaluation.results import table
-from torch import nn
+from torch import Tensor, nn
 
 from grasp_kernels import MLPDynamics
 
@@ -56,6 +56,23 @@ def mlp(features: int, width: int, layers: int) -> MLPDynamics:
     return MLPDynamics.from_sequential(network, action_features=2, residual=True)
 
 
+class Called(nn.Module):
+    """A world model that is called from Python, as most are: its rows are torch's."""
+
+    action_features = 2
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        layers = [nn.Linear(features + 2, width), nn.Mish(), nn.Linear(width, width), nn.Mish()]
+        self.network = nn.Sequential(*layers, nn.Linear(width, features))
+
+    def forward(self, state: Tensor, action: Tensor) -> Tensor:
+        """`(rows, D)`, `(rows, 2)` to `(rows, D)`."""
+        moved: Tensor = self.network(torch.cat((state, action), 1))
+        return state + 0.01 * moved
+
+
 def works() -> Iterator[Work]:
     box: dict[str, Any] = {"action_low": -1.0, "action_high": 1.0}
     small, large = mlp(4, 128, 3), mlp(64, 256, 2)
@@ -73,6 +90,9 @@ def works() -> Iterator[Work]:
     synced = GraspConfig(**one, horizon=8192, iterations=20, sync_every=0, final_sync_steps=10)
     name = "GRASP, T = 8192, 20 iterations, 10 steps through the rollout"
     yield Work(name, "time", GraspPlanner(large, synced), 1, 64)
+    called = GraspConfig(**one, **{**lifted, "iterations": 40}, horizon=4096)
+    name = "the same with a model called from Python, T = 4096, 40 iterations and a rollout"
+    yield Work(name, "time", GraspPlanner(Called(256, 512), called), 1, 256)
 
 
 def timed(work: Work, world: Ranks, rounds: int) -> tuple[float, float]:

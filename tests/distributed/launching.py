@@ -93,7 +93,7 @@ def torchrun(ranks: int, *arguments: str, restarts: int = 0) -> Iterator[Run]:
 
 
 @contextmanager
-def processes(ranks: int, script: str) -> Iterator[list[Run]]:
+def processes(ranks: int, script: str, *arguments: str) -> Iterator[list[Run]]:
     """Python processes that know of each other, as any launcher has it, and are not watched."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -103,7 +103,7 @@ def processes(ranks: int, script: str) -> Iterator[list[Run]]:
         for rank in range(ranks):
             place = {"RANK": str(rank), "WORLD_SIZE": str(ranks)}
             place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            runs.append(Run([sys.executable, "-c", script], **place))
+            runs.append(Run([sys.executable, "-c", script, *arguments], **place))
         yield runs
     finally:
         for run in runs:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from grasp_planner import CEMConfig, CEMPlanner, GraspConfig, GraspPlanner
 from grasp_planner.distributed import Sharded
 from grasp_planner.distributed.time_axis import SlicedPlans, Span
 from grasp_planner.interruptible import CheckpointMismatchError
+from launching import processes
 from sharded_ranks import CASES, differences, grasp, point, problems
 
 HERE = Path(__file__).parent
@@ -53,6 +56,40 @@ def test_every_sharding_is_one_process_to_the_bit(processes: int) -> None:
                 assert {"actions", "states", "cost", "loss_history"} <= set(told)
             assert cases
             assert not {name: which for name, which in cases.items() if which}, (over, rank)
+
+
+KILLED = f"""
+import os, signal, sys
+sys.path.insert(0, {str(HERE)!r})
+from grasp_planner.distributed import RankLostError, Sharded, ranks
+from sharded_ranks import grasp, point, problems
+
+with ranks(timeout=60.0) as world:
+    calls = []
+
+    def model(state, action):
+        calls.append(None)
+        if world.rank == 1 and len(calls) == 30:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return point(state, action)
+
+    try:
+        Sharded(grasp(model), sys.argv[1]).plan(*problems(4))
+    except RankLostError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("over", ["problems", "time"])
+def test_a_killed_rank_is_named_to_those_who_wait_for_it(over: str) -> None:
+    with processes(3, KILLED, over) as runs:
+        assert runs[1].process.wait(60) == -signal.SIGKILL
+        killed = f"rank 1 of 3 (host {socket.gethostname()}, pid {runs[1].process.pid}) is dead"
+        said = [runs[rank].end() for rank in (0, 2)]
+    assert all(status == 0 for status, _, _ in said), said
+    assert any(killed in out for _, out, _ in said)  # who hears of it second may hear of another
+    assert all("waited for" in out for _, out, _ in said)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks /proc for its memory")

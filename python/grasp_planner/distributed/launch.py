@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeVar
@@ -13,6 +14,8 @@ import torch
 import torch.distributed as dist
 
 from grasp_planner.distributed.roll import (
+    LOOK,
+    POLL,
     TOLD,
     RankLostError,
     Roll,
@@ -26,6 +29,9 @@ __all__ = ["LaunchError", "RankLostError", "Ranks", "own_device", "ranks"]
 
 T = TypeVar("T")
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+_worlds: list[Ranks] = []  # those of this process that are open, the innermost last
 
 
 class LaunchError(ValueError):
@@ -143,15 +149,36 @@ def ranks(device: torch.device | str = "cpu", timeout: float = 600.0) -> Iterato
         raise RankLostError(f"{name_of(rank, size)} could not join the others: {reason}") from error
     try:
         roll = Roll(store, rank, size, timeout)
+        world = Ranks(rank, size, local_rank, local_size, device, timeout, dead, roll)
+        _worlds.append(world)
         try:
-            yield Ranks(rank, size, local_rank, local_size, device, timeout, dead, roll)
+            yield world
         except BaseException as error:
             roll.leave(error)
             raise
+        finally:
+            _worlds.remove(world)
         roll.leave(None)
     finally:
         if not theirs and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def lost_here() -> list[str]:
+    """The names of the lost ranks of the world that is open here; none where no world is open.
+
+    Called when a connection broke: a process that is about to end gets a moment for it.
+    """
+    end = time.monotonic() + LOOK
+    while _worlds:
+        with suppress(RankLostError):  # nobody knows any more
+            found = _worlds[-1].lost()
+            if found or time.monotonic() > end:
+                return found
+            time.sleep(POLL)
+            continue
+        break
+    return []
 
 
 def own_device(device: torch.device | str) -> torch.device:

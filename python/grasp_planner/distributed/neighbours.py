@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from grasp_planner.distributed.launch import RankLostError
+from grasp_planner.distributed.launch import RankLostError, lost_here
 
 
 class Neighbours:
@@ -100,6 +100,7 @@ class Neighbours:
         try:
             yield
         except RuntimeError as error:
+            names = "; ".join(lost_here()) or f"lost a rank: {error}"
             raise RankLostError(
-                f"rank {self.rank} of {self.size} waited for {what}, and lost a rank: {error}"
+                f"rank {self.rank} of {self.size} waited for {what}: {names}"
             ) from error

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TypeVar, cast
 
@@ -104,9 +105,11 @@ class Roll:
             except Exception as error:
                 answers.put((None, error))
 
-        threading.Thread(target=ask, daemon=True).start()
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
         try:
             answer, error = answers.get(timeout=self.timeout)
+            thread.join()  # none is left to meet the interpreter's end
         except Empty:
             answer, error = None, TimeoutError(f"nothing came for {self.timeout:g} s")
         if error is None:
@@ -143,12 +146,16 @@ class Roll:
         """Whether it ran on this machine and no longer does: known at once, not at the timeout."""
         if other not in self.cards or self.cards[other][1] != _place():
             return False
+        pid = int(self.cards[other][2])
         try:
-            os.kill(int(self.cards[other][2]), 0)
+            os.kill(pid, 0)
         except ProcessLookupError:
             return True
         except PermissionError:
             pass
+        with suppress(OSError, IndexError):  # it may have ended, and its parent not have looked
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+            return state in "ZX"
         return False
 
     def _silence(self, other: int) -> float:
