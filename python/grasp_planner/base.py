@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from grasp_planner.algorithm import Algorithm
 from grasp_planner.compiled import Accelerated
 from grasp_planner.goals import Goal
 from grasp_planner.inputs import Context, Problem, check_problem, check_snapshots
@@ -18,7 +19,7 @@ from grasp_planner.models import KernelModel, open_model
 from grasp_planner.options import PlannerConfig
 from grasp_planner.plan import Plan
 from grasp_planner.running import Budget, Callback, Checkpoint, Progress, Watch
-from grasp_planner.search import Algorithm, Search
+from grasp_planner.search import Search
 from grasp_planner.world_model import CheckedModel, WorldModel, frozen
 
 

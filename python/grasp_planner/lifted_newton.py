@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from grasp_planner.algorithm import Algorithm
 from grasp_planner.base import Planner
 from grasp_planner.blocks import first_of_blocks, hold_actions
 from grasp_planner.costs import excess
@@ -22,7 +23,7 @@ from grasp_planner.newton import PRODUCTS, NewtonSteps, refine_by_rollout, refin
 from grasp_planner.options import PlannerConfig, choice, integer, number, positive, schedule
 from grasp_planner.population import fresh_actions, pick, smallest, take, uniform
 from grasp_planner.schedules import Schedule, geometric
-from grasp_planner.search import Algorithm, Search
+from grasp_planner.search import Search
 
 # Which iteration's noise is whose: a round has so many of its own, for sampling and for scoring.
 STREAMS = 8

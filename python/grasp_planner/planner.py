@@ -7,13 +7,14 @@ from collections.abc import Callable
 from torch import Tensor
 
 from grasp_planner import whole_plan
+from grasp_planner.algorithm import Algorithm
 from grasp_planner.base import Planner
 from grasp_planner.config import GAUSS_NEWTON, GraspConfig
 from grasp_planner.costs import NEVER
 from grasp_planner.inputs import Problem
 from grasp_planner.lifted_plans import LiftedPlans, Surrogate
 from grasp_planner.models import KERNELS, KernelModel
-from grasp_planner.search import Algorithm, Search
+from grasp_planner.search import Search
 from grasp_planner.world_model import CheckedModel, WorldModel
 
 

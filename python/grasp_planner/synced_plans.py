@@ -13,12 +13,13 @@ from torch import Tensor
 
 from grasp_kernels import action_step_, lifted_loss
 from grasp_planner import newton
+from grasp_planner.algorithm import Algorithm
 from grasp_planner.blocks import hold_actions, sum_blocks
 from grasp_planner.config import GAUSS_NEWTON
 from grasp_planner.costs import best_of, better, excess
 from grasp_planner.goals import AnyOf, Path, Point
 from grasp_planner.initial import initialise, plan_blocks, schedule_table
-from grasp_planner.search import Algorithm, Search
+from grasp_planner.search import Search
 from grasp_planner.world_model import needed
 
 

@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from grasp_kernels.checks import OPTIMIZERS
+from grasp_planner.algorithm import Algorithm
 from grasp_planner.base import Planner
 from grasp_planner.blocks import first_of_blocks, hold_actions
 from grasp_planner.options import PlannerConfig, choice, integer, number, positive
 from grasp_planner.population import fresh_actions
 from grasp_planner.schedules import geometric
-from grasp_planner.search import Algorithm, Search
+from grasp_planner.search import Search
 
 
 @dataclass(frozen=True)

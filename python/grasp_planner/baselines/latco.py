@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 
 from grasp_kernels import action_step_
+from grasp_planner.algorithm import Algorithm
 from grasp_planner.base import Planner
 from grasp_planner.blocks import hold_actions, sum_blocks
 from grasp_planner.options import PlannerConfig, choice, integer, number, positive
 from grasp_planner.population import fresh_actions
 from grasp_planner.schedules import geometric
-from grasp_planner.search import Algorithm, Search
+from grasp_planner.search import Search
 from grasp_planner.world_model import needed
 
 

@@ -11,11 +11,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from grasp_planner.algorithm import Algorithm
 from grasp_planner.base import Planner
 from grasp_planner.blocks import first_of_blocks, hold_actions
 from grasp_planner.options import PlannerConfig, integer, positive
 from grasp_planner.schedules import geometric
-from grasp_planner.search import Algorithm
 
 
 @dataclass(frozen=True)

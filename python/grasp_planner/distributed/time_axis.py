@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from grasp_kernels.reference import block_sum
+from grasp_planner.algorithm import Algorithm
 from grasp_planner.base import Planner
 from grasp_planner.config import GAUSS_NEWTON
 from grasp_planner.costs import NEVER, Objective
@@ -32,7 +33,7 @@ from grasp_planner.lifted_plans import LiftedPlans
 from grasp_planner.models import KernelModel
 from grasp_planner.plan import Plan
 from grasp_planner.planner import GraspPlanner
-from grasp_planner.search import Algorithm, Search
+from grasp_planner.search import Search
 from grasp_planner.synced_plans import all_finite, rollout_cost
 from grasp_planner.whole_plan import WHOLE_PLAN
 from grasp_planner.world_model import (
