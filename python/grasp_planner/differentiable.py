@@ -253,7 +253,7 @@ def _planner(world_model: WorldModel, config: Any, planner: Any) -> Planner:
         raise ValueError("config and planner must not both be given: a planner has its own")
     if not isinstance(planner, Planner):
         raise TypeError(f"planner must be a Planner, got {type(planner).__name__}")
-    if planner.world_model is not world_model:
+    if planner.world_model != world_model:  # a bound method is another object every time
         raise ValueError("planner must be over world_model, got one over another")
     if planner.config.constraints:
         raise ValueError(

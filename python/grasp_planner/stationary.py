@@ -104,17 +104,24 @@ class Derivatives:
         return lambda v: self.product(v) + along_rows(damping, v)
 
     def pulled(self, cotangent: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
-        """The gradient of `g . cotangent` for each input; None where g does not depend on it."""
-        if not self.graph.requires_grad:  # J is linear in the actions
+        """The gradient of `g . cotangent` for each input; None where g does not depend on it.
+
+        None, too, for a weight that was frozen in the meantime, as torch has it.
+        """
+        wanted = [tensor for tensor in inputs if tensor.requires_grad]
+        if not wanted or not self.graph.requires_grad:  # without a graph J is linear in the actions
             return (None,) * len(inputs)
         try:
-            return torch.autograd.grad(
-                self.graph, inputs, cotangent, retain_graph=True, allow_unused=True
+            found = iter(
+                torch.autograd.grad(
+                    self.graph, wanted, cotangent, retain_graph=True, allow_unused=True
+                )
             )
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
             raise WorldModelError(f"{TWICE}: {error}") from error
+        return tuple(next(found) if tensor.requires_grad else None for tensor in inputs)
 
     def check_twice(self) -> None:
         """Autograd goes round a function that is differentiable but once, and says nothing."""

@@ -68,11 +68,15 @@ class _Frozen:
         for parameter in self.trainable:
             parameter.requires_grad_(False)
 
+    def thaw(self) -> None:
+        for parameter in self.trainable:
+            parameter.requires_grad_(True)
+        self.trainable = []
+
     def restore(self) -> None:
         for part in self.training:
             part.training = True
-        for parameter in self.trainable:
-            parameter.requires_grad_(True)
+        self.thaw()
         with torch.no_grad():
             for part, name, buffer, before in self.buffers:
                 part._buffers[name] = buffer  # the model may have put another in its place
@@ -90,8 +94,9 @@ def frozen(world_model: Callable[..., Tensor], weights: bool = True) -> Iterator
 
     Buffers that the model changes as it runs (counters, running statistics) are put back too.
     `.grad` is never touched: the planner differentiates for actions only. Where `weights` is False,
-    gradients for them are wanted, and their flags are left alone. Threads may plan through one
-    module at the same time: the first in freezes it, the last out restores it.
+    gradients for them are wanted, and their flags are as outside. Threads may plan through one
+    module at the same time: the first in freezes it, the last out restores it, and weights are free
+    from when somebody wants their gradients.
     """
     module = module_of(world_model)
     if module is None:
@@ -101,6 +106,8 @@ def frozen(world_model: Callable[..., Tensor], weights: bool = True) -> Iterator
         found = _frozen.get(module)
         if found is None:
             found = _frozen[module] = _Frozen(module, weights)
+        elif not weights:
+            found.thaw()
         found.users += 1
     try:
         yield

@@ -27,6 +27,7 @@ from grasp_planner import (
     differentiable_plan,
 )
 from grasp_planner.stationary import least_solution
+from grasp_planner.world_model import frozen
 from torch import Tensor, nn
 
 from grasp_kernels import MLPDynamics
@@ -565,6 +566,43 @@ def test_a_weight_changed_before_the_way_back_is_an_error() -> None:
         world_model.inner.weight.add_(0.1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         plan.actions.sum().backward()
+
+
+def test_a_weight_frozen_before_the_way_back_gets_no_gradient() -> None:
+    """As in torch; all others get theirs."""
+    world_model = model()
+    start, goal = near(world_model)
+    config = LiftedNewtonConfig(**SMALL, action_weight=0.1)
+    plan = differentiable_plan(world_model, start, goal, config=config)
+    plan.actions.sum().backward(retain_graph=True)
+    expected = world_model.outer.weight.grad
+    world_model.zero_grad()
+    world_model.inner.requires_grad_(False)
+    plan.actions.sum().backward()
+    assert world_model.inner.weight.grad is None
+    torch.testing.assert_close(world_model.outer.weight.grad, expected)
+
+
+def test_weights_get_gradients_while_somebody_else_plans() -> None:
+    """Another thread's plan freezes the weights for its own sake."""
+    world_model = model()
+    start, goal = near(world_model)
+    config = LiftedNewtonConfig(**SMALL, action_weight=0.1)
+    with frozen(world_model):  # as a plan in another thread does
+        plan = differentiable_plan(world_model, start, goal, config=config)
+    expected = torch.autograd.grad(plan.actions.sum(), world_model.inner.weight, retain_graph=True)
+    with frozen(world_model):
+        plan.actions.sum().backward()
+    torch.testing.assert_close(world_model.inner.weight.grad, *expected)
+
+
+def test_a_method_is_a_world_model() -> None:
+    world_model = model()
+    start, goal = near(world_model)
+    config = GradientConfig(horizon=7, action_features=2, iterations=20, action_weight=0.1)
+    planner = GradientPlanner(world_model.forward, config)
+    plan = differentiable_plan(world_model.forward, start, goal, planner=planner)
+    assert bool(plan.converged.all())
 
 
 @pytest.mark.parametrize(
