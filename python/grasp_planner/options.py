@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
@@ -21,16 +21,28 @@ def integer(default: int | None, low: int, high: float = math.inf) -> Any:
     return _checked(default, lambda name, value: _check_int(name, value, low, high))
 
 
+def check_settings(given: Iterable[str], kind: type, taken: Collection[str] = ()) -> None:
+    """An error unless all names are settings of `kind`, and none is `taken` by who makes it.
+
+    Raises:
+        TypeError: it names the others.
+    """
+    known = {setting.name for setting in fields(kind)}
+    unknown = sorted(set(given) - (known - set(taken)))
+    if unknown:
+        raise TypeError(f"{', '.join(unknown)}: no setting of {kind.__name__} to be given here")
+
+
 def number(default: float | None, low: float = 0.0, high: float = math.inf) -> Any:
     """A field of finite numbers from `low` to `high`; of None too, if that is the default."""
-    return _checked(default, lambda name, value: _check_number(name, value, low, high))
+    return _checked(default, lambda name, value: check_number(name, value, low, high))
 
 
 def positive(default: float) -> Any:
     """A field of finite numbers above 0."""
 
     def check(name: str, value: Any) -> float:
-        return _above_zero(name, _check_number(name, value, 0.0))
+        return _above_zero(name, check_number(name, value, 0.0))
 
     return _checked(default, check)
 
@@ -40,10 +52,10 @@ def schedule(default: float | Schedule, above_zero: bool = False, most: float = 
 
     def check(name: str, value: Any) -> Schedule:
         if not isinstance(value, Schedule):
-            value = Schedule(_check_number(name, value, 0.0, most))
+            value = Schedule(check_number(name, value, 0.0, most))
         for end in (value.start, value.end):
             if end is not None:
-                _check_number(name, end, 0.0, most)
+                check_number(name, end, 0.0, most)
             if end is not None and above_zero:
                 _above_zero(name, end, value)
         return value
@@ -93,7 +105,7 @@ def vector(above_zero: bool = False) -> Any:
     def check(name: str, value: Any) -> tuple[Any, ...]:
         named = dict(value) if isinstance(value, Mapping) or _is_named(value) else {}
         if named:
-            numbers = {n: _check_number(f"{name}[{n!r}]", x, 0.0) for n, x in named.items()}
+            numbers = {n: check_number(f"{name}[{n!r}]", x, 0.0) for n, x in named.items()}
             if above_zero:
                 numbers = {n: _above_zero(name, x, named) for n, x in numbers.items()}
             return tuple(numbers.items())
@@ -253,7 +265,12 @@ def check_whole(
     return number
 
 
-def _check_number(name: str, value: Any, low: float, high: float = math.inf) -> float:
+def check_number(name: str, value: Any, low: float, high: float = math.inf) -> float:
+    """A finite number from `low` to `high`, as a float.
+
+    Raises:
+        TypeError, ValueError: it is none, or not in that range; it is named.
+    """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     if not (math.isfinite(value) and low <= float(value) <= high):

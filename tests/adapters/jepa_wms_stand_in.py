@@ -6,7 +6,7 @@ facebookresearch/jepa-wms; which commit: docs/adapters.md. Not the real model, a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -118,15 +118,15 @@ class EncPredWM(nn.Module):
 
     @torch.no_grad()
     def encode(self, obs: Any, act: bool = True) -> Any:
-        images = obs["visual"] if isinstance(obs, dict) else obs
+        images = obs["visual"] if isinstance(obs, Mapping) else obs
         patches = self.model.encoder(images.flatten(0, 1) / 255.0)
         visual = patches.view(*images.shape[:2], 1, GRID, GRID, CHANNELS)
-        if not isinstance(obs, dict):
+        if not isinstance(obs, Mapping):
             return visual
         return TensorDict(visual=visual, proprio=self.model.encode_proprio(obs["proprio"]))
 
     def decode_unroll(self, predicted_encs: Any, batch: bool = False) -> Any:
-        visual = predicted_encs["visual"] if isinstance(predicted_encs, dict) else predicted_encs
+        visual = predicted_encs["visual"] if isinstance(predicted_encs, Mapping) else predicted_encs
         return visual[:, 0].mean((1, 4)).mul(255).to(torch.uint8).numpy()
 
 

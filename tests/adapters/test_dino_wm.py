@@ -91,7 +91,6 @@ def test_states_are_those_of_the_models_own_rollout(concat_dim: int, history: in
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FramePlanner, "plan", kept)
         actions, _ = ours.plan(dino.observation(3, 1), dino.observation(3, 2))
-    assert ours._planner is not None
     states = ours._planner.model.unpack(found[0].states)
     start = ours.preprocessor.transform_obs(dino.observation(3, 1))
     with torch.no_grad():
@@ -203,6 +202,12 @@ def test_which_objectives_are_squared_distances() -> None:
 
     found = weights(dino.create_objective_fn(alpha=0.5, base=2))
     assert found == pytest.approx({"visual": 1 / 24, "proprio": 0.5 / 4}, rel=1e-5)
+    assert (
+        squared_distance_weights(
+            lambda f, a, g: dino.create_objective_fn(0.5, 2)(f, g) + a.square().sum((1, 2)), goal, 2
+        )
+        is None
+    )
     found = weights(dino.create_objective_fn(alpha=0.0, base=2))
     assert found == pytest.approx({"visual": 1 / 24, "proprio": 0.0}, rel=1e-5)
     assert weights(dino.create_objective_fn(alpha=0.5, base=2, mode="all")) is None
@@ -221,7 +226,8 @@ def test_which_objectives_are_squared_distances() -> None:
         ({"action_dim": 2.0}, "action_dim must be an int, got float"),
         ({"objective_fn": 1}, "objective_fn must be callable, got int"),
         ({"planner": "adam", "settings": {}}, "planner must be one of .*grasp.*, got 'adam'"),
-        ({"settings": {"horizon": 3}}, "settings must leave horizon to the adapter, got 3"),
+        ({"settings": {"horizon": 3}}, "horizon: no setting of CEMConfig to be given here"),
+        ({"settings": {"topk": 3}}, "topk: no setting of CEMConfig to be given here"),
         ({"settings": 5}, "settings must be a mapping, got int"),
     ],
 )
@@ -241,9 +247,26 @@ def test_other_names_of_latents_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
 def test_observations_and_warm_starts_are_checked() -> None:
     ours, start, goal = planner(model()), dino.observation(3, 1), dino.observation(3, 2)
     two = {name: np.concatenate([value, value], 1) for name, value in goal.items()}
-    with pytest.raises(ValueError, match=r"obs_g must have one frame \(b, 1, ...\), got 2"):
+    with pytest.raises(ValueError, match=r"obs_g must have one frame .*, got \(3, 2\)"):
         ours.plan(start, two)
     with pytest.raises(ValueError, match=r"actions must be .* \(3, up to 5, 2\), got \(3, 6, 2\)"):
         ours.plan(start, goal, torch.zeros(3, 6, 2))
+    with pytest.raises(ValueError, match=r"obs_0 must have one frame .*, b >= 1, got \(0, 1\)"):
+        ours.plan(dino.observation(0, 1), dino.observation(0, 2))
+    with pytest.raises(ValueError, match=r"actions must be .* \(3, up to 5, 2\), got \(3, 2\)"):
+        ours.plan(start, goal, torch.zeros(3, 2))
     with pytest.raises(TypeError, match=r"actions must be a tensor \(b, t, A\), got ndarray"):
         ours.plan(start, goal, np.zeros((3, 5, 2)))  # type: ignore[arg-type]
+    wrong = planner(model(), objective_fn=lambda frames, goals: frames["visual"])
+    with pytest.raises(ValueError, match=r"objective must return a number per plan, \(1,\), got"):
+        wrong.plan(start, goal)
+    wrong = planner(model(), objective_fn=lambda frames, goals: 1.0)
+    with pytest.raises(TypeError, match="objective must return a Tensor, got float"):
+        wrong.plan(start, goal)
+
+
+def test_observations_may_be_of_another_size_in_every_call() -> None:
+    ours = planner(model())
+    for count in (3, 1, 2):
+        actions, _ = ours.plan(dino.observation(count, 1), dino.observation(count, 2))
+        assert actions.shape == (count, 5, dino.ACTION)

@@ -75,6 +75,18 @@ def test_an_episode(kind: str, proprio: bool) -> None:
     assert float(made._prev_losses[-1]) == pytest.approx(loss, rel=1e-4)
 
 
+def test_latents_may_be_tensordicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tensordict's own in place of the stand-in's dict."""
+    real = pytest.importorskip("tensordict").TensorDict
+    monkeypatch.setattr(jepa, "TensorDict", real)
+    made = agent("grasp", num_act_stepped=None, decode_each_iteration=True)
+    made.set_goal(jepa.observation(2), sum_all_diffs=True)
+    actions = made.act(jepa.observation(1))
+    loss = published_cost(made, actions)
+    assert float(made._prev_losses[-1]) == pytest.approx(loss, rel=1e-4)
+    assert isinstance(made._predicted_best_encs_over_iterations[0], real)
+
+
 @pytest.mark.parametrize("window", [1, 2, 3])
 def test_states_are_those_of_the_models_own_unroll(window: int) -> None:
     """Windows grow from one frame to `ctxt_window`: what was planned is what `unroll` gives."""
@@ -127,6 +139,25 @@ def test_the_result_has_the_published_fields() -> None:
     assert len(result.predicted_best_encs_over_iterations) == 1
 
 
+def test_what_an_objective_says_of_actions_counts() -> None:
+    """A distance to the goal that has such a term is no distance alone."""
+    made = agent("grasp", num_act_stepped=None)
+    made.set_goal(jepa.observation(2))
+    distance = made.objective
+
+    class Gentle:
+        target_enc = distance.target_enc
+
+        def __call__(self, encodings: Any, actions: Tensor) -> Tensor:
+            return distance(encodings, actions) + 100.0 * actions.square().sum((0, 2))
+
+    made.objective = Gentle()
+    made.planner.set_objective(made.objective)
+    actions = made.act(jepa.observation(1))
+    assert float(made._prev_losses[-1]) == pytest.approx(published_cost(made, actions), rel=1e-4)
+    assert actions.abs().max() < 0.1
+
+
 def test_steps_left_shorten_plans_and_bounds_hold() -> None:
     made = agent(max_norms=[0.2, 0.5], max_norm_dims=[[0, 1], [2]])
     made.set_goal(jepa.observation(2))
@@ -156,6 +187,8 @@ def test_the_model_is_left_as_it_was_found() -> None:
         ({"num_act_stepped": 0}, "num_act_stepped must be at least 1, got 0"),
         ({"distribute_planner": True}, "distribute_planner must be False"),
         ({"planner": "adam"}, "planner must be one of .*grasp.*, got 'adam'"),
+        ({"max_norms": 1.0}, "max_norms must be numbers, got 1.0"),
+        ({"max_norms": [-1.0]}, "max_norms must be finite and from 0 to inf, got -1.0"),
         (
             {"max_norms": [1.0], "max_norm_dims": [[3]]},
             "max_norm_dims must be from 0 to 2, got 3",

@@ -113,6 +113,19 @@ def test_dynamics_that_kernels_do_not_know_are_planned_through_call_by_call() ->
     assert ours.last_plan.path.startswith("general path: Softplus")
 
 
+@pytest.mark.parametrize("to_goal", [True, False])
+def test_models_of_less_precision_are_planned_through_call_by_call(to_goal: bool) -> None:
+    agent = td.agent()
+    agent.model.bfloat16()
+    ours = controller(agent, "grasp")
+    if to_goal:
+        ours.set_goal(td.observation(2).bfloat16())
+    with pytest.warns(GeneralPathWarning, match=r"the model is computed in torch\.bfloat16"):
+        ours.act(td.observation(1).bfloat16())
+    assert ours.last_plan is not None
+    assert ours.last_plan.cost.isfinite().all()
+
+
 # ---------------------------------------------------------------------------- for the most reward
 
 
@@ -265,8 +278,9 @@ def test_the_model_is_left_as_it_was_found() -> None:
         ({"horizon": 0}, "horizon must be at least 1, got 0"),
         ({"planner": "mppi2"}, "planner must be one of .*mppi.*, got 'mppi2'"),
         ({"policy_samples": -1}, "policy_samples must be at least 0, got -1"),
-        ({"exploration": -1.0}, "exploration must be at least 0, got -1.0"),
-        ({"settings": {"action_low": -2.0}}, "settings must leave action_low to the adapter"),
+        ({"exploration": -1.0}, "exploration must be finite and from 0 to inf, got -1.0"),
+        ({"exploration": "much"}, "exploration must be a number, got str"),
+        ({"settings": {"action_low": -2.0}}, "action_low: no setting of CEMConfig to be given he"),
     ],
 )
 def test_arguments_are_checked(changes: dict[str, Any], message: str) -> None:
@@ -286,6 +300,8 @@ def test_agents_and_tasks_are_checked() -> None:
         ours.act(td.observation(1), task=1)
     with pytest.raises(TypeError, match="obs must be a tensor, got list"):
         ours.act([1.0])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="obs must be one observation, without a batch dimension"):
+        ours.act(td.observation(1)[None])
     several = controller(td.agent(**MULTITASK))
     with pytest.raises(ValueError, match="task must be given"):
         several.act(td.observation(1))

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grasp_planner.adapters.frames import FramePlanner, Frames, check_planner
+from grasp_planner.adapters.frames import FramePlanner, Frames
 from grasp_planner.options import check_whole
 from grasp_planner.running import Moment
 from grasp_planner.world_model import frozen
@@ -84,8 +84,14 @@ class DinoWMPlanner:
         self.logging_prefix = logging_prefix
         self.log_filename = log_filename
         self.device = next(wm.parameters()).device
-        self._kind, self._settings = check_planner(planner, settings)
-        self._planner: FramePlanner | None = None
+        self._planner = FramePlanner(
+            wm,
+            self._step,
+            history=check_whole("wm.num_hist", wm.num_hist, 1),
+            action_features=self.action_dim,
+            planner=planner,
+            settings=settings,
+        )
 
     def plan(
         self,
@@ -104,8 +110,7 @@ class DinoWMPlanner:
         """
         with torch.no_grad(), frozen(self.wm):
             start, goal = self._encoded("obs_0", obs_0), self._encoded("obs_g", obs_g)
-        planner = self._planner_of(start)
-        plan = planner.plan(
+        plan = self._planner.plan(
             start,
             goal,
             self._objective,
@@ -128,26 +133,13 @@ class DinoWMPlanner:
             raise TypeError(f"wm.encode_obs must return 'visual' and 'proprio', got {names}")
         frames = {key: found[key] for key in ("visual", "proprio")}
         for value in frames.values():
-            if value.shape[1] != 1:
-                raise ValueError(f"{name} must have one frame (b, 1, ...), got {value.shape[1]}")
+            if len(value) == 0 or value.shape[1] != 1:
+                found = tuple(value.shape[:2])
+                raise ValueError(f"{name} must have one frame (b, 1, ...), b >= 1, got {found}")
         if self.wm.concat_dim == 1:
             count = frames["visual"].shape[2] * self.wm.num_proprio_repeat
             frames["tiles"] = frames["proprio"].repeat(1, 1, count - 1)
         return {key: value[:, 0] for key, value in frames.items()}
-
-    def _planner_of(self, frames: Frames) -> FramePlanner:
-        latents = {name: tuple(value.shape[1:]) for name, value in frames.items()}
-        if self._planner is None or self._planner.model.latents != latents:
-            self._planner = FramePlanner(
-                self.wm,
-                self._step,
-                history=self.wm.num_hist,
-                latents=latents,
-                action_features=self.action_dim,
-                planner=self._kind,
-                settings=self._settings,
-            )
-        return self._planner
 
     def _step(self, frames: Frames, actions: Tensor) -> Frames:
         """The next frame, as `VWorldModel.rollout` takes it from `predict`."""
@@ -170,12 +162,13 @@ class DinoWMPlanner:
 
     def _warm(self, actions: Tensor, like: Tensor) -> Tensor:
         wanted = (len(like), self.action_dim)
-        if not isinstance(actions, Tensor) or actions.dim() != 3:
+        if not isinstance(actions, Tensor):
             raise TypeError(f"actions must be a tensor (b, t, A), got {type(actions).__name__}")
-        if actions.shape[::2] != wanted or actions.shape[1] > self.horizon:
+        given = tuple(actions.shape)
+        if len(given) != 3 or given[::2] != wanted or given[1] > self.horizon:
             raise ValueError(
                 f"actions must be (b, t, A) = ({wanted[0]}, up to {self.horizon}, {wanted[1]}), "
-                f"got {tuple(actions.shape)}"
+                f"got {given}"
             )
         warm = like.new_zeros(wanted[0], self.horizon, wanted[1])
         warm[:, : actions.shape[1]] = actions.detach().to(like)

@@ -10,7 +10,7 @@ Symbols: B problems, N plans, T steps, H frames in a full window, A action featu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -18,11 +18,13 @@ from torch import Tensor, nn
 
 from grasp_planner.base import Planner
 from grasp_planner.latents import LatentModel
+from grasp_planner.options import check_settings
 from grasp_planner.plan import Plan
 from grasp_planner.presets import PLANNERS
 from grasp_planner.running import Callback
 from grasp_planner.world_model import Wrapper
 
+TAKEN = ("horizon", "action_features", "goal_feature_weight", "cost")  # settings: the adapters'
 Frames = dict[str, Tensor]
 #: `(frames (rows, n, *shape) by name, actions (rows, n, A)) -> the next frames (rows, *shape)`.
 Step = Callable[[Frames, Tensor], Frames]
@@ -81,7 +83,6 @@ class FramePlanner:
 
     Args:
         owner, step, history: of the model; see `GrowingWindow`.
-        latents: names and shapes of a frame's entries.
         action_features: A.
         planner: a name in `grasp_planner.presets.PLANNERS`.
         settings: of its config; horizon, goal weights and cost are set here.
@@ -96,18 +97,15 @@ class FramePlanner:
         step: Step,
         *,
         history: int,
-        latents: Mapping[str, tuple[int, ...]],
         action_features: int,
         planner: str,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.kind, self.settings = check_planner(planner, settings)
-        self.model = LatentModel(
-            GrowingWindow(owner, step, history),
-            latents=latents,
-            history=history,
-            action_features=action_features,
-        )
+        self.model: LatentModel  # of frames as they were in the last call
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._window = GrowingWindow(owner, step, history)
+        self._action_features = action_features
         self._planners: dict[Any, Planner] = {}
         self._calls = 0
 
@@ -127,9 +125,10 @@ class FramePlanner:
         planners get its weights, which all of them know best; else they get it as their cost.
         `callback` is called after every iteration.
         """
+        self._fit(start)
         goals = {name: value[:, None] for name, value in goal.items()}
         one = {name: value[:1] for name, value in goals.items()}
-        weights = squared_distance_weights(objective, one, self.model.action_features)
+        weights = squared_distance_weights(objective, one, self._action_features)
         key = (horizon, objective if weights is None else tuple(weights.items()))
         if key not in self._planners:
             self._planners = {key: self._made(horizon, objective, weights)}
@@ -147,6 +146,19 @@ class FramePlanner:
             callback=callback,
             callback_at=None if callback is None else 1,
         )
+
+    def _fit(self, frames: Frames) -> None:
+        """The world model is one of such frames; planners of others are forgotten."""
+        shapes = {name: tuple(value.shape[1:]) for name, value in frames.items()}
+        if shapes == self._shapes:
+            return
+        self.model = LatentModel(
+            self._window,
+            latents=shapes,
+            history=self._window.history,
+            action_features=self._action_features,
+        )
+        self._shapes, self._planners = shapes, {}
 
     def _made(
         self, horizon: int, objective: Objective, weights: Mapping[str, float] | None
@@ -172,20 +184,20 @@ class FramePlanner:
             for name, value in start.items()
         }
         like = next(iter(start.values()))
-        shape = (len(like), history - 1, self.model.action_features)
+        shape = (len(like), history - 1, self._action_features)
         return begin, like.new_full(shape, no_frame(like.dtype))
 
 
-def check_planner(name: str, settings: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
-    """The name and the settings of a planner, if there is such a one."""
+def check_planner(
+    name: str, settings: Mapping[str, Any] | None, taken: Collection[str] = ()
+) -> tuple[str, dict[str, Any]]:
+    """The name and the settings of a planner, if there are such, and none is the adapter's own."""
     if name not in PLANNERS:
         raise ValueError(f"planner must be one of {', '.join(PLANNERS)}, got {name!r}")
     if settings is not None and not isinstance(settings, Mapping):
         raise TypeError(f"settings must be a mapping, got {type(settings).__name__}")
     given = {str(key): value for key, value in (settings or {}).items()}
-    for taken in ("horizon", "goal_feature_weight", "cost"):
-        if taken in given:
-            raise ValueError(f"settings must leave {taken} to the adapter, got {given[taken]!r}")
+    check_settings(given, PLANNERS[name][0].config_type, (*TAKEN, *taken))
     return name, given
 
 
@@ -196,27 +208,37 @@ def squared_distance_weights(
     """The weight of each entry, if `objective` is `sum_k w_k |last_k - goal_k|^2`; else None.
 
     It is measured: one entry of the last frame at a time is moved away from `goal (1, 1, *shape)`,
-    and what comes out is tried on random frames, of which all but the last must not matter.
+    and what comes out is tried on random frames and actions, of which all but the last frame must
+    not matter.
+
+    Raises:
+        TypeError, ValueError: `objective` returns something else than a number per plan.
     """
     generator = torch.Generator().manual_seed(0)
+    like = next(iter(goal.values()))
 
-    def moved(value: Tensor, plans: int, frames: int) -> Tensor:
-        shape = (plans, frames, *value.shape[2:])
-        return torch.randn(shape, generator=generator).to(value)
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(like)
 
     def cost(frames: Frames, plans: int) -> Tensor:
         steps = next(iter(frames.values())).shape[1] - 1
-        like = next(iter(goal.values()))
         goals = {name: value.expand(plans, *value.shape[1:]) for name, value in goal.items()}
-        return objective(frames, like.new_zeros(plans, steps, action_features), goals)
+        found = objective(frames, random(plans, steps, action_features), goals)
+        if not isinstance(found, Tensor):
+            raise TypeError(f"the objective must return a Tensor, got {type(found).__name__}")
+        if tuple(found.shape) != (plans,):
+            raise ValueError(
+                f"the objective must return a number per plan, ({plans},), got {tuple(found.shape)}"
+            )
+        return found
 
     weights = {}
     for name, value in goal.items():
-        away = moved(value, 1, 1)
+        away = random(*value.shape)
         still = {k: v.expand(-1, 2, *v.shape[2:]) for k, v in goal.items()}
         still[name] = torch.cat((value, value + away), 1)
         weights[name] = float(cost(still, 1)) / float(away.square().sum())
-    apart = {name: moved(value, 4, 3) for name, value in goal.items()}
+    apart = {name: random(4, 3, *value.shape[2:]) for name, value in goal.items()}
     found = cost({name: value + apart[name] for name, value in goal.items()}, 4)
     squares = [w * apart[k][:, -1].flatten(1).square().sum(1) for k, w in weights.items()]
     expected = torch.stack(squares).sum(0)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from grasp_planner.adapters.frames import FramePlanner, Frames, check_planner
-from grasp_planner.options import check_whole
+from grasp_planner.options import check_number, check_whole
 from grasp_planner.running import Moment
 from grasp_planner.world_model import frozen
 
@@ -97,10 +97,15 @@ class JepaPlanner:
         self.decode_unroll = decode_unroll
         self.result_type = result_type
         self.objective: Callable[..., Tensor] | None = None
-        self._kind, self._settings = check_planner(planner, settings)
-        if max_norms is not None:
-            self._settings |= _bounds(self.action_dim, max_norms, max_norm_dims)
-        self._planner: FramePlanner | None = None
+        bounds = {} if max_norms is None else _bounds(self.action_dim, max_norms, max_norm_dims)
+        self._planner = FramePlanner(
+            self.model,
+            self._step,
+            history=self.model.ctxt_window,
+            action_features=self.action_dim,
+            planner=planner,
+            settings={**check_planner(planner, settings)[1], **bounds},
+        )
         self._joined: Callable[[Frames], Any] = _only_visual  # a latent as `unroll` returns it
 
     def set_objective(self, objective: Callable[..., Tensor]) -> None:
@@ -140,8 +145,7 @@ class JepaPlanner:
             if self.decode_each_iteration:
                 best.append(moment.actions.transpose(0, 1).clone())
 
-        planner = self._planner_of(start)
-        plan = planner.plan(start, goal, self._cost, horizon=most, callback=watch)
+        plan = self._planner.plan(start, goal, self._cost, horizon=most, callback=watch)
         # What a search does after its last iteration belongs to it.
         losses[-1:] = [float(plan.cost[0])]
         best[-1:] = [plan.actions.transpose(0, 1)]
@@ -163,20 +167,6 @@ class JepaPlanner:
         assert self.objective is not None
         encodings = {name: value.transpose(0, 1) for name, value in frames.items()}
         return self.objective(self._joined(encodings), actions.transpose(0, 1))
-
-    def _planner_of(self, frames: Frames) -> FramePlanner:
-        latents = {name: tuple(value.shape[1:]) for name, value in frames.items()}
-        if self._planner is None or self._planner.model.latents != latents:
-            self._planner = FramePlanner(
-                self.model,
-                self._step,
-                history=self.model.ctxt_window,
-                latents=latents,
-                action_features=self.action_dim,
-                planner=self._kind,
-                settings=self._settings,
-            )
-        return self._planner
 
     def _step(self, frames: Frames, actions: Tensor) -> Frames:
         """The next frame, as `EncPredWM.unroll` takes it from `forward_pred`."""
@@ -225,10 +215,12 @@ def _bounds(
     action_dim: int, norms: Sequence[float], dims: Sequence[Sequence[int]]
 ) -> dict[str, tuple[float, ...]]:
     """Bounds of every action, free in no group; as in jepa-wms, the shorter list counts."""
+    if not isinstance(norms, Sequence):
+        raise TypeError(f"max_norms must be numbers, got {norms!r}")
     most = [float("inf")] * action_dim
     for norm, group in zip(norms, dims, strict=False):
         for dim in group:
             if not 0 <= dim < action_dim:
                 raise ValueError(f"max_norm_dims must be from 0 to {action_dim - 1}, got {dim}")
-            most[dim] = float(norm)
+            most[dim] = check_number("max_norms", norm, 0.0)
     return {"action_low": tuple(-m for m in most), "action_high": tuple(most)}

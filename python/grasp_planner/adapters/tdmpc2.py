@@ -23,11 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grasp_kernels import MLPDynamics
+from grasp_kernels import MLPDynamics, UnsupportedModel
 from grasp_planner.adapters.frames import check_planner
 from grasp_planner.base import Planner
 from grasp_planner.goals import Region
-from grasp_planner.options import check_whole
+from grasp_planner.options import check_number, check_whole
 from grasp_planner.plan import Plan
 from grasp_planner.presets import PLANNERS
 from grasp_planner.world_model import Wrapper, frozen
@@ -77,15 +77,11 @@ class TDMPC2Planner:
         self.model: Any = model
         self.horizon = check_whole("horizon", cfg.horizon if horizon is None else horizon, 1)
         self.policy_samples = check_whole("policy_samples", policy_samples, 0)
-        if not exploration >= 0:
-            raise ValueError(f"exploration must be at least 0, got {exploration}")
-        self.exploration = exploration
+        self.exploration = check_number("exploration", exploration, 0.0)
         self.device = next(model.parameters()).device
         self.last_plan: Plan | None = None
-        self._kind, self._settings = check_planner(planner, settings)
-        for taken in ("action_low", "action_high"):
-            if taken in self._settings:
-                raise ValueError(f"settings must leave {taken} to the adapter: it is the task's")
+        bounds = ("action_low", "action_high")  # which are the task's
+        self._kind, self._settings = check_planner(planner, settings, bounds)
         self._goal: Tensor | None = None
         self._planners: dict[Any, tuple[LatentDynamics, Planner]] = {}
         self._plans = 0
@@ -139,6 +135,11 @@ class TDMPC2Planner:
         if not isinstance(obs, Tensor):
             raise TypeError(f"obs must be a tensor, got {type(obs).__name__}")
         z: Tensor = self.model.encode(obs.to(self.device)[None], task)
+        if z.dim() != 2:
+            raise ValueError(
+                f"obs must be one observation, without a batch dimension, got {tuple(obs.shape)}, "
+                f"of which a latent is {tuple(z.shape)}"
+            )
         return z
 
     def _task(self, task: int | None) -> Tensor | None:
@@ -221,6 +222,9 @@ class LatentDynamics(Wrapper):
             UnsupportedModel: a layer cannot be described; it is named.
         """
         model: Any = self.world_model
+        dtype = next(model._dynamics.parameters()).dtype
+        if dtype not in (torch.float32, torch.float64):
+            raise UnsupportedModel(f"the model is computed in {dtype}")
         parts: list[nn.Module] = []
         for layer in model._dynamics:
             # A NormedLinear is a Linear with the two beside it that it applies.
