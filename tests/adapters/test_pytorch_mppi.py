@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from grasp_planner import (
@@ -137,6 +138,11 @@ def test_the_nominal_plan_moves_on() -> None:
     driver.command([0.0, 0.0], False)
     assert torch.equal(seen[2][0], torch.zeros(6, 1))
     driver.reset()
+    driver.U = [[0.5]]  # before the first command, and shorter than a plan
+    driver.command(np.zeros(4, np.float32)[::-2], False)
+    assert seen[3] is not None
+    assert seen[3].flatten().tolist() == [0.5] + [0.25] * 5
+    driver.reset()
     assert torch.equal(driver.U, given)
     driver.change_horizon(8)
     assert torch.equal(driver.get_action_sequence()[6:], torch.full((2, 1), 0.25))
@@ -225,7 +231,15 @@ def test_clear_errors() -> None:
         ({"u_per_command": 7}, ValueError, "u_per_command must be from 1 to the horizon, 6"),
         ({"u_max": torch.ones(3)}, ValueError, r"u_m.. must be a number or \(1,\), got \(3,\)"),
         ({"U_init": torch.zeros(6, 2)}, ValueError, r"U_init must be \(T, nu\), nu = 1, got \(6"),
-        ({"noise_mu": torch.zeros(1)}, TypeError, "noise_mu: neither an argument here nor a sett"),
+        ({"noise_mu": torch.zeros(1)}, TypeError, "noise_mu: no setting of ICEMConfig to be give"),
+        ({"cost": near}, TypeError, "cost: no setting of ICEMConfig to be given here"),
+        ({"noise_sigma": torch.ones(2, 2, 2)}, ValueError, r"noise_sigma must be \(nu, nu\), nu"),
+        ({"noise_sigma": torch.ones(0, 0)}, ValueError, r"noise_sigma must be \(nu, nu\), nu"),
+        ({"u_init": torch.zeros(3)}, ValueError, r"u_init must be \(1,\), got \(3,\)"),
+        ({"U_init": "zero"}, TypeError, "U_init must be numbers, got 'zero'"),
+        ({"u_max": "two"}, TypeError, "u_max must be numbers, got 'two'"),
+        ({"u_min": 2.0}, ValueError, r"u_min must not be above u_max, got \[?2.0\]? and \[?1.0"),
+        ({"u_scale": "2"}, TypeError, "u_scale must be a number, got str"),
         ({"planner": 3}, TypeError, "planner must be a class of Planner, got 3"),
     ]
     for given, error, words in wrong:
@@ -235,6 +249,10 @@ def test_clear_errors() -> None:
             Controller(**{**made, **given})
     with pytest.raises(ValueError, match=r"state must be \(nx,\) = \(2,\), got \(3, 2\)"):
         controller().command(torch.zeros(3, 2))
+    with pytest.raises(TypeError, match="state must be numbers, got None"):
+        controller().command(None)
+    with pytest.raises(ValueError, match=r"U must be \(T, nu\), nu = 1, got \(6, 2\)"):
+        controller().U = torch.zeros(6, 2)
     with pytest.raises(ValueError, match=r"running_cost must return \(\d+,\), got \(\d+, 2\)"):
         controller(running_cost=lambda s, a: s).command(torch.zeros(2))
     with pytest.raises(ValueError, match=r"terminal_state_cost must return \(\d+,\), got"):

@@ -15,17 +15,19 @@ Symbols: K rows, T steps, nx state features, nu action features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from grasp_planner.base import Planner
 from grasp_planner.baselines import ICEMPlanner
 from grasp_planner.goals import Anywhere
-from grasp_planner.options import check_whole
+from grasp_planner.options import check_number, check_settings, check_whole
 from grasp_planner.plan import Plan
 from grasp_planner.world_model import Wrapper
 
@@ -60,7 +62,6 @@ class Controller:
         settings: of the planner's config, beside what the arguments above say: `iterations=3`.
 
     Attributes:
-        U: `(T, nu)`, the nominal plan; it may be set.
         plan: the last `Plan`; None before the first.
 
     Raises:
@@ -103,18 +104,19 @@ class Controller:
         if noise_sigma.numel() == 1:
             noise_sigma = noise_sigma.view(1, 1)
         self.nu = len(noise_sigma)
-        if tuple(noise_sigma.shape) != (self.nu, self.nu) or not bool(
-            (noise_sigma.diag() > 0).all()
-        ):
+        square = tuple(noise_sigma.shape) == (self.nu, self.nu) != (0, 0)
+        if not square or not bool((noise_sigma.diag() > 0).all()):
             raise ValueError(
-                "noise_sigma must be (nu, nu) with a diagonal above 0, got "
-                f"{tuple(noise_sigma.shape)}, {noise_sigma.diag().tolist()}"
+                "noise_sigma must be (nu, nu), nu >= 1, with a diagonal above 0, got "
+                f"{tuple(noise_sigma.shape)}, {noise_sigma.tolist()}"
             )
         self.nx = check_whole("nx", nx, 1)
         self.dynamics, self.running_cost = dynamics, running_cost
         self.terminal_state_cost = terminal_state_cost
-        self.u_scale, self.seed, self.time_budget_ms = u_scale, seed, time_budget_ms
+        self.u_scale = check_number("u_scale", u_scale, -math.inf)
+        self.seed, self.time_budget_ms = seed, time_budget_ms
         self._like = torch.empty(0, dtype=noise_sigma.dtype, device=device)
+        check_settings(settings, planner.config_type, ("action_features", "cost"))
         low, high = _box(u_min, u_max, self.nu)
         asked: dict[str, Any] = {
             "horizon": horizon,
@@ -128,22 +130,27 @@ class Controller:
             **_sampling(planner, num_samples, noise_sigma, low, high),
             **settings,
         }
-        unknown = set(settings) - {field.name for field in fields(planner.config_type)}
-        if unknown:
-            raise TypeError(
-                f"{', '.join(sorted(unknown))}: neither an argument here nor a setting of "
-                f"{planner.config_type.__name__}"
-            )
         self.planner = planner(_Scaled(dynamics, u_scale), planner.config_type(**asked))
         self.u_per_command = check_whole("u_per_command", u_per_command, 1, self.T, "the horizon")
-        blank = self._like.new_zeros(self.nu)
-        self.u_init = blank if u_init is None else u_init.to(self._like).view(self.nu)
+        filling = _tensor("u_init", 0.0 if u_init is None else u_init).to(self._like)
+        if filling.numel() not in (1, self.nu):
+            raise ValueError(f"u_init must be ({self.nu},), got {tuple(filling.shape)}")
+        self.u_init = filling.flatten().expand(self.nu)
         self._given = U_init
-        self.U: Tensor
         self.plan: Plan | None
+        self._U: Tensor
         self._commands: int  # since the last reset
         self._warm: bool  # whether a search begins from U
         self.reset()
+
+    @property
+    def U(self) -> Tensor:
+        """The nominal plan, `(T, nu)`. The next search begins from one that is set."""
+        return self._U
+
+    @U.setter
+    def U(self, actions: Tensor) -> None:
+        self._U, self._warm = self._fitted("U", actions), True
 
     @property
     def T(self) -> int:
@@ -156,7 +163,7 @@ class Controller:
         With `shift_nominal_trajectory` the search begins from the last plan without its first
         action: it was executed. Without, from the last plan: it is refined.
         """
-        start = torch.as_tensor(state).to(self._like)
+        start = _tensor("state", state).to(self._like)
         if start.numel() != self.nx or start.dim() > 2:
             raise ValueError(
                 f"state must be (nx,) = ({self.nx},), got {tuple(start.shape)}; for several "
@@ -172,37 +179,37 @@ class Controller:
             time_budget_ms=self.time_budget_ms,
         )
         self.plan, self.U = plan, plan.actions[0]
-        self._warm, self._commands = True, self._commands + 1
+        self._commands += 1
         return self.U[0] if self.u_per_command == 1 else self.U[: self.u_per_command]
 
     def shift_nominal_trajectory(self) -> None:
         """The nominal plan moves on by a step, and ends in `u_init`."""
-        self.U = torch.cat((self.U[1:], self.u_init[None]))
+        self._U = torch.cat((self.U[1:], self.u_init[None]))
 
     def get_action_sequence(self) -> Tensor:
-        """The nominal plan, `(T, nu)`."""
+        """`U`."""
         return self.U
 
     def reset(self) -> None:
         """Begins a new trial: the nominal plan and the noise are as at first."""
         self._commands, self._warm = 0, self._given is not None
         self.plan = None
-        self.U = self._fitted(self.u_init[None] if self._given is None else self._given)
+        self._U = self._fitted("U_init", self.u_init[None] if self._given is None else self._given)
 
     def change_horizon(self, horizon: int) -> None:
         """Plans are as long from now on: the nominal one is cut, or goes on with `u_init`."""
         check_whole("horizon", horizon, self.u_per_command)
         config = replace(self.planner.config, horizon=horizon)
         self.planner = type(self.planner)(self.planner.world_model, config)
-        self.U = self._fitted(self.U)
+        self._U = self._fitted("U", self.U)
 
     def get_rollouts(self, state: Tensor, num_rollouts: int = 1, U: Tensor | None = None) -> Tensor:
         """States `(num_rollouts, T, nx)` after each action of `U (T, nu)`, None the nominal plan.
 
         `state` is `(nx,)`, or `(num_rollouts, nx)`.
         """
-        actions = self.U if U is None else U
-        state = state.to(self._like).view(-1, self.nx)
+        actions = self.U if U is None else U.to(self._like)
+        state = _tensor("state", state).to(self._like).reshape(-1, self.nx)
         if len(state) == 1:
             state = state.expand(num_rollouts, -1)
         states = []
@@ -212,10 +219,11 @@ class Controller:
                 states.append(state)
         return torch.stack(states, 1)
 
-    def _fitted(self, actions: Tensor) -> Tensor:
+    def _fitted(self, name: str, given: Any) -> Tensor:
         """`(T, nu)`: a plan is cut, or goes on with `u_init`."""
+        actions = _tensor(name, given)
         if actions.dim() != 2 or actions.shape[1] != self.nu:
-            raise ValueError(f"U_init must be (T, nu), nu = {self.nu}, got {tuple(actions.shape)}")
+            raise ValueError(f"{name} must be (T, nu), nu = {self.nu}, got {tuple(actions.shape)}")
         more = self.u_init.expand(max(self.T - len(actions), 0), self.nu)
         return torch.cat((actions.to(self._like)[: self.T], more))
 
@@ -240,6 +248,16 @@ class _Scaled(Wrapper):
         return self.world_model(state, self.scale * action)
 
 
+def _tensor(name: str, value: Any) -> Tensor:
+    """What is given as a tensor, or as numbers that can be one."""
+    if isinstance(value, Tensor):
+        return value
+    try:
+        return torch.from_numpy(np.array(value))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be numbers, got {value!r}") from error
+
+
 def _numbers(name: str, value: Any, shape: tuple[int, ...]) -> Tensor:
     """One number for each of so many rows."""
     if not isinstance(value, Tensor):
@@ -254,7 +272,8 @@ def _box(u_min: Any, u_max: Any, width: int) -> tuple[Any, Any]:
     """Bounds as settings take them."""
     if u_min is None and u_max is None:
         return None, None
-    low, high = (None if u is None else torch.as_tensor(u).double() for u in (u_min, u_max))
+    given = {"u_min": u_min, "u_max": u_max}
+    low, high = (None if u is None else _tensor(n, u).double() for n, u in given.items())
     low = -high if low is None and high is not None else low
     high = -low if high is None and low is not None else high
     assert low is not None
@@ -262,6 +281,8 @@ def _box(u_min: Any, u_max: Any, width: int) -> tuple[Any, Any]:
     for name, bound in (("u_min", low), ("u_max", high)):
         if bound.numel() not in (1, width):
             raise ValueError(f"{name} must be a number or ({width},), got {tuple(bound.shape)}")
+    if bool((low > high).any()):
+        raise ValueError(f"u_min must not be above u_max, got {low.tolist()} and {high.tolist()}")
     return tuple(low.flatten().expand(width).tolist()), tuple(high.flatten().expand(width).tolist())
 
 
