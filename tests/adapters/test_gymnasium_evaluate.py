@@ -172,6 +172,21 @@ def test_an_encoder_where_environments_reset_themselves(mode: AutoresetMode) -> 
     assert sum(encoder.rows) == int(result.lengths.sum()) + 6
 
 
+def test_observations_may_lie_backwards() -> None:
+    """Views of arrays with negative strides, as of images that are turned round."""
+    planner, found = cases.planner(), []
+    for turn in (lambda o: o[:, ::-1], lambda o: o[:, ::-1].copy()):
+        result = grasp_planner.evaluate(
+            cases.slides(2),
+            planner,
+            observe=lambda o, turn=turn: turn(o["observation"]),
+            goal=lambda o, infos, turn=turn: turn(o["desired_goal"]),
+            execute=6,
+        )
+        found.append(result.returns)
+    assert torch.equal(*found)
+
+
 class Recorder(CEMPlanner):
     """What it was asked to plan from."""
 
@@ -372,6 +387,10 @@ def test_clear_errors() -> None:
         ({"goal": "aim"}, ValueError, "goal is 'aim', which is in none of .'achieved_goal', 'de"),
         ({"goal": lambda o, i: np.zeros((2, 1))}, ValueError, "goal must have D = 2 features as a"),
         ({"observe": lambda o: "?"}, TypeError, "observe must give arrays"),
+        ({"observe": lambda o: np.zeros((4, 2))}, ValueError, r"observe must give a row for each"),
+        ({"goal": lambda o, i: np.zeros((1, 2))}, ValueError, r"goal must give a row for each of"),
+        ({"goal": lambda o, i: 3.0}, ValueError, r"goal must give a row .*, got \(\)"),
+        ({"encode": lambda o: o.sum()}, ValueError, r"encode must return 2 rows, got \(\)"),
         ({"encode": lambda o: 3}, TypeError, "encode must return a tensor or a dict of them, got"),
         ({"encode": lambda o: o[:1]}, ValueError, "encode must return 2 rows, got"),
         ({"planner": cases.planner(action_low=-3.0, action_high=-2.0)}, ValueError, "is outside"),
@@ -390,6 +409,12 @@ def test_environments_whose_actions_are_others() -> None:
 
     with pytest.raises(TypeError, match=r"env takes Discrete\(3\): give action"):
         grasp_planner.evaluate(Buttons(), cases.planner())
+
+    class Whole(cases.Slide):
+        action_space = spaces.Box(-1, 1, (2,), np.int64)
+
+    with pytest.raises(TypeError, match=r"env takes Box\(-1, 1, \(2,\), int64\): give action"):
+        grasp_planner.evaluate(Whole(), cases.planner())
 
     class One(cases.Slide):
         action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)

@@ -120,7 +120,7 @@ def evaluate(
 
     Args:
         env: a vector environment, or a single one, which is run as a vector of one. It is not
-            closed. Actions are a Box, unless there is `action`.
+            closed. Actions are a Box of floating numbers, unless there is `action`.
         planner: a planner; or an `MPC`, whose own `execute`, `repeat`, `tail` and `time_budget_ms`
             hold. It is left as it is.
         episodes: E. 1 to 2**20; None is N.
@@ -175,7 +175,7 @@ def evaluate(
         )
     controller.reset(environment_ids=range(count))
     run = _Run(environments, controller, episodes, max_steps, success)
-    view = View(controller, observe, goal, encode)
+    view = View(controller, environments.count, observe, goal, encode)
     interrupted = False
     with watch.open(episodes), torch.inference_mode(False), torch.no_grad():
         try:

@@ -41,8 +41,11 @@ class Environments:
             )
         self.env, self.seed, self.action = env, seed, action
         self.space: Any = env.single_action_space
-        if action is None and not isinstance(self.space, gymnasium.spaces.Box):
-            raise TypeError(f"actions are numbers, and env takes {self.space}: give action")
+        box = isinstance(self.space, gymnasium.spaces.Box) and self.space.dtype.kind == "f"
+        if action is None and not box:
+            raise TypeError(
+                f"actions are floating numbers, and env takes {self.space}: give action"
+            )
         Mode = vector.AutoresetMode
         self.mode = Mode(env.metadata.get("autoreset_mode", Mode.NEXT_STEP)).name
         ours = (vector.SyncVectorEnv, vector.AsyncVectorEnv)

@@ -30,6 +30,7 @@ class View:
     def __init__(
         self,
         controller: MPC,
+        count: int,
         observe: Callable[[Any], Any] | None,
         goal: Any,
         encode: Callable[[Any], Any] | None,
@@ -39,6 +40,7 @@ class View:
                 "goal must be a name, a function, a Goal, a Tensor or a dict of them, "
                 f"got {type(goal).__name__}"
             )
+        self.count = count  # N
         self.observe, self.encode, self.goal = observe, encode, goal
         model: Any = controller.planner.world_model
         self.apart = controller.repeat  # environment steps from one state of a window to the next
@@ -150,7 +152,13 @@ class View:
         """N rows as tensors, floating ones of the world model's type, on its device."""
 
         def tensor(array: Any) -> Tensor:
-            made = array if isinstance(array, Tensor) else torch.tensor(np.asarray(array))
+            # A copy, for arrays may be read-only, or go backwards.
+            made = array if isinstance(array, Tensor) else torch.from_numpy(np.array(array))
+            if made.dim() == 0 or len(made) != self.count:
+                raise ValueError(
+                    f"{name} must give a row for each of {self.count} environments, "
+                    f"got {tuple(made.shape)}"
+                )
             if made.is_floating_point() or self.encode is None:
                 return made.to(self.like.device, self.like.dtype)
             return made.to(self.like.device)
@@ -173,7 +181,7 @@ class View:
             some = some.flatten(1) if some.dim() > 1 else some[:, None]
 
         def put(value: Tensor, before: Tensor | None) -> Tensor:
-            if len(value) != len(which):
+            if value.dim() == 0 or len(value) != len(which):
                 raise ValueError(f"encode must return {len(which)} rows, got {tuple(value.shape)}")
             whole = value.new_zeros(count, *value.shape[1:]) if before is None else before.clone()
             whole[which.to(value.device)] = value
