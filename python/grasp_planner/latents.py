@@ -113,7 +113,7 @@ class LatentModel(Wrapper):
                     f"{name}[{key!r}] must be of {tuple(leading)} like the entries before it, "
                     f"got {tuple(value.shape[:ahead])}"
                 )
-            parts.append(value.reshape(*leading, -1))
+            parts.append(value.reshape(*leading, math.prod(shape)))
         return torch.cat(parts, -1)
 
     def unpack(self, states: Tensor) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from grasp_planner import (
     LiftedNewtonPlanner,
     MPPIPlanner,
     Planner,
+    WorldModelError,
 )
 from torch import Tensor, nn
 
@@ -116,7 +117,7 @@ def test_beside_torchrls_cem_in_its_own_environment() -> None:
 
 
 @pytest.mark.parametrize("planner", PLANNERS, ids=lambda planner: planner.__name__)
-@pytest.mark.parametrize("batch", [(), (2, 3)])
+@pytest.mark.parametrize("batch", [(), (2, 3), (0,)])
 def test_a_plan_costs_what_the_environment_takes_back(planner: Any, batch: tuple[int, ...]) -> None:
     env, td = Model(), states(*batch)
     env.train()
@@ -212,8 +213,10 @@ def test_going_on_from_the_last_plan() -> None:
     assert module.in_keys == [("latent", "place"), "wind", "is_init"]
     with pytest.raises(KeyError, match="no 'is_init', which execute needs: InitTracker"):
         module(states(2))
-    module.reset()
     td = states(3).set("is_init", torch.ones(3, 1, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"must have 2 states as before, got 3; call reset\(\)"):
+        module(td)
+    module.reset()
     assert module(td)["action"].shape == (3, 2)
 
 
@@ -246,8 +249,11 @@ def test_clear_errors() -> None:
     env = Model()
     wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"planner": 3}, TypeError, "planner must be a class of Planner, got 3"),
-        ({"top_k": 3}, TypeError, "top_k: not a setting of ICEMConfig here"),
-        ({"cost": min}, TypeError, "cost: not a setting of ICEMConfig here; the cost is minus the"),
+        ({"top_k": 3}, TypeError, "top_k: no setting of ICEMConfig to be given here"),
+        ({"cost": min}, TypeError, "cost: no setting of ICEMConfig to be given here"),
+        ({"horizon": 3}, TypeError, "horizon: no setting of ICEMConfig to be given here"),
+        ({"env": nn.Identity()}, TypeError, "env must be an EnvBase, got Identity"),
+        ({"action_key": "act"}, KeyError, "action_key must be one of .'action'., got 'act'"),
         ({"execute": 5}, ValueError, "execute must be from 1 to the horizon, 4, got 5"),
         ({"planning_horizon": 0}, ValueError, "horizon must be from 1"),
         ({"state_keys": ["place"]}, KeyError, "state_keys has 'place', which is in no spec of env"),
@@ -260,6 +266,9 @@ def test_clear_errors() -> None:
     module = MPCPlanner(env, 4)
     with pytest.raises(KeyError, match="the tensordict has no 'wind', which the planner needs"):
         module(states(2).exclude("wind"))
+
+    with pytest.raises(WorldModelError, match=r"reward_key is .*'gain'.*, which a step of en"):
+        MPCPlanner(env, 4, reward_key=("next", "gain"))(states(2))
 
     class Counting(Model):
         def __init__(self) -> None:

@@ -15,8 +15,8 @@ Symbols: B environments (any batch size, flattened), T steps, A action features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ from grasp_planner.baselines import ICEMPlanner
 from grasp_planner.goals import Anywhere
 from grasp_planner.latents import LatentModel
 from grasp_planner.mpc import MPC
+from grasp_planner.options import check_settings
 from grasp_planner.plan import Plan
 from grasp_planner.world_model import Wrapper
 
@@ -80,12 +81,11 @@ class MPCPlanner(MPCPlannerBase):
     ) -> None:
         if not (isinstance(planner, type) and issubclass(planner, Planner)):
             raise TypeError(f"planner must be a class of Planner, got {planner!r}")
-        unknown = set(settings) - {field.name for field in fields(planner.config_type)}
-        if unknown or "cost" in settings:
-            raise TypeError(
-                f"{', '.join(sorted(unknown) or ['cost'])}: not a setting of "
-                f"{planner.config_type.__name__} here; the cost is minus the reward"
-            )
+        if not isinstance(env, EnvBase):
+            raise TypeError(f"env must be an EnvBase, got {type(env).__name__}")
+        check_settings(settings, planner.config_type, ("horizon", "action_features", "cost"))
+        if action_key not in env.action_keys:
+            raise KeyError(f"action_key must be one of {env.action_keys}, got {action_key!r}")
         super().__init__(env, action_key=action_key)
         spec = env.full_action_spec[action_key]
         if not spec.dtype.is_floating_point:
@@ -105,6 +105,7 @@ class MPCPlanner(MPCPlannerBase):
         found = planner(latents, planner.config_type(**{**asked, **settings}))
         self._model, self._planner = model, found
         self._mpc = None if execute is None else MPC(found, execute=execute)
+        self._count: int | None = None  # B, of the plans that `execute` goes on from
         self.last_plan: Plan | None = None
 
     def planning(self, td: TensorDictBase) -> Tensor:
@@ -118,12 +119,19 @@ class MPCPlanner(MPCPlannerBase):
             begins = td.get("is_init", None)
             if begins is None:
                 raise KeyError("the tensordict has no 'is_init', which execute needs: InitTracker")
+            if self._count not in (None, batch.numel()):
+                raise ValueError(
+                    f"the tensordict must have {self._count} states as before, got "
+                    f"{batch.numel()}; call reset() for other environments"
+                )
+            self._count = batch.numel()
             self._mpc.forget(begins.reshape(-1))
             actions = self._mpc.act(state, Anywhere()).actions
         return actions.reshape(*batch, *self._action_shape)
 
     def reset(self) -> None:
         """With `execute`: forgets all plans; the next tensordict may be of another batch size."""
+        self._count = None
         if self._mpc is not None:
             self._mpc.reset()
 
@@ -182,10 +190,16 @@ class _EnvModel(Wrapper):
         after = {n: td["next"].get(key, state[n]) for n, key in self.keys.items()}
         done = state[DONE]
         for key in self.done_keys:
-            found = td["next"].get(key).reshape(rows, -1).any(1)
-            done = torch.maximum(done, found.to(done.dtype))
-        reward = td.get(self.reward_key).reshape(rows, -1).sum(1)
-        return {**after, REWARD: reward.to(done.dtype), DONE: done}
+            done = torch.maximum(done, _of_rows(td["next"].get(key)).any(1).to(done.dtype))
+        reward = td.get(self.reward_key, None)
+        if reward is None:
+            raise KeyError(f"reward_key is {self.reward_key!r}, which a step of env does not give")
+        return {**after, REWARD: _of_rows(reward).sum(1).to(done.dtype), DONE: done}
+
+
+def _of_rows(value: Tensor) -> Tensor:
+    """`(rows, ...)` as `(rows, n)`."""
+    return value.reshape(len(value), math.prod(value.shape[1:]))
 
 
 def _minus_rewards(model: _EnvModel) -> Any:
