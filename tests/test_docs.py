@@ -71,6 +71,13 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert heading in slugs, target
 
 
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.name)
+def test_tables_end_with_an_empty_line(page: Path) -> None:
+    """What follows without one is a row of the table to the site, whatever it looks like."""
+    rows = re.findall(r"^ *\|.*\n(?! *\||\n|<!--)(.+)", page.read_text(), flags=re.M)
+    assert rows == []
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All pages as HTML; a warning is an error, as in `make docs`."""
@@ -88,6 +95,13 @@ def test_the_site_has_every_page_and_draws_its_equations(site: Path) -> None:
     method = (site / "method.html").read_text()
     assert method.count('<math xmlns="http://www.w3.org/1998/Math/MathML" display="block">') >= 3
     assert "arithmatex" not in method
+
+
+def test_two_attributes_described_at_once_are_two_names(site: Path) -> None:
+    """`low, high: ...`: the second is not the type of the first."""
+    pages = {page.stem: page.read_text() for page in (site / "reference").glob("*.html")}
+    assert "<b><code>action_low, action_high</code></b>" in pages["planners"]
+    assert not [name for name, text in pages.items() if re.search(r",(</span>)?</code></b>", text)]
 
 
 def test_the_site_fetches_nothing(site: Path) -> None:
