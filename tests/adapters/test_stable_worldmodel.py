@@ -301,6 +301,41 @@ def test_all_may_be_dead() -> None:
     assert model.frames_encoded == 0
 
 
+@pytest.mark.parametrize("way", ["dynamics", "cost"])
+def test_there_may_be_no_environment(way: str) -> None:
+    model = swm.LeWM(BLOCK)
+    found = solver_of(model, config=QUICK, way=way).solve(observed(0))
+    assert found["actions"].shape == (0, HORIZON, 2 * BLOCK)
+    assert found["costs"] == []
+    assert model.frames_encoded == 0
+
+
+def test_an_environment_that_the_model_fails_for_is_not_planned() -> None:
+    class Narrow(swm.LeWM):
+        def predict(self, emb: Tensor, act_emb: Tensor) -> Tensor:
+            if emb.abs().max() > 50:
+                raise RuntimeError("too far")
+            return super().predict(emb, act_emb)
+
+    info, warm = observed(3), torch.rand(3, HORIZON, 2 * BLOCK) - 0.5
+    info["pixels"][1] = 100.0
+    with pytest.warns(RuntimeWarning, match=r"1 of 3 problems could not be planned: .*too far"):
+        found = solver_of(Narrow(BLOCK), config=QUICK).solve(info, warm)
+    assert found["planned"].tolist() == [True, False, True]
+    assert found["costs"][1] == math.inf
+    torch.testing.assert_close(found["actions"][1], warm[1])
+
+
+@pytest.mark.parametrize("way", ["dynamics", "cost"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_actions_of_any_model_are_numpys(way: str, dtype: torch.dtype) -> None:
+    """`WorldModelPolicy` makes arrays of them, and there are none of bfloat16."""
+    solver = solver_of(swm.LeWM(BLOCK).to(dtype), config=QUICK, way=way)
+    actions = solver.solve(observed(2))["actions"]
+    wanted = np.float64 if dtype == torch.float64 else np.float32
+    assert actions.numpy().dtype == wanted
+
+
 def test_entries_that_may_be_nan_are_named() -> None:
     info = {**observed(2), "distance": torch.tensor([[1.0], [torch.nan]])}
     model = swm.LeWM(BLOCK)
@@ -339,6 +374,17 @@ def test_an_actor_completes_a_warm_start() -> None:
     actions = solver.solve(observed(2), torch.zeros(2, 1, 2 * BLOCK))["actions"]
     assert (actions[:, 0] == 0).all()
     assert (actions[:, 1:] == 0.25).all()
+
+
+def test_an_actor_of_another_shape_is_refused() -> None:
+    class Actor(swm.LeWM):
+        def get_action(
+            self, info: Any, horizon: int = 1, prefix_actions: Tensor | None = None
+        ) -> Tensor:
+            return torch.zeros(len(info["pixels"]), 1, 2 * BLOCK)
+
+    with pytest.raises(ValueError, match=r"get_action must return \(2, 4, 4\), got \(2, 1, 4\)"):
+        solver_of(Actor(BLOCK)).solve(observed(2))
 
 
 class Scaler:
@@ -421,6 +467,10 @@ def test_what_is_wrong_is_named() -> None:
         )
     with pytest.raises(ValueError, match=r"config\.max_rows must be None"):
         StableWorldModelSolver(swm.CostAlone(), CEMPlanner, CEMConfig(max_rows=10), batch_size=2)
+    with pytest.raises(TypeError, match="action_process must have a method transform, got int"):
+        StableWorldModelSolver(model, action_process=3)
+    with pytest.raises(TypeError, match="may_be_nan must be names of entries, got 'action'"):
+        StableWorldModelSolver(model, may_be_nan="action")
     solver = StableWorldModelSolver(model)
     with pytest.raises(AttributeError, match="call configure first"):
         solver.solve(observed(1))
@@ -433,6 +483,10 @@ def test_what_is_wrong_is_named() -> None:
         solver.configure(action_space=space(1), n_envs=1, config=swm.PlanConfig(horizon=0))
     solver.configure(action_space=space(1), n_envs=1, config=config)
     info = observed(1)
+    with pytest.raises(TypeError, match=r"info_dict must be a dict of \(B, H, ...\), got None"):
+        solver.solve(None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"info_dict must have tensors \(B, H, ...\), got"):
+        solver.solve({"env_name": "here"})
     with pytest.raises(ValueError, match=r"must have entries 'goal' or 'goal_\.\.\.', got"):
         solver.solve({n: v for n, v in info.items() if not n.startswith("goal")})
     with pytest.raises(ValueError, match=r"info_dict\['goal'\] must have 1 rows, got 2"):

@@ -44,7 +44,9 @@ from grasp_planner.adapters.stable_worldmodel_models import (
     encoded,
     first_window,
     history_of,
+    known_actions,
     offers_dynamics,
+    rows_in,
     split_objective,
     step_of,
 )
@@ -127,6 +129,11 @@ class StableWorldModelSolver:
         self.model, self.planner, self.config = model, planner, config
         self.batch_size = batch_size
         self.action_process = action_process
+        if action_process is not None and not callable(getattr(action_process, "transform", None)):
+            found = type(action_process).__name__
+            raise TypeError(f"action_process must have a method transform, got {found}")
+        if isinstance(may_be_nan, str):
+            raise TypeError(f"may_be_nan must be names of entries, got {may_be_nan!r}")
         self.may_be_nan = frozenset(may_be_nan)
         parameter = next(model.parameters(), None) if hasattr(model, "parameters") else None
         self.dtype = torch.float32 if parameter is None else parameter.dtype
@@ -204,26 +211,32 @@ class StableWorldModelSolver:
 
         Returns:
             "actions" `(B, T, A)` on the CPU; "costs", a list of B; "planned" `(B,)` bool. An
-            environment that is dead has its warm start for a plan, of cost NaN.
+            environment that is dead has its warm start for a plan, of cost NaN; one for which the
+            model raised an error has it too, of cost infinity.
 
         Raises:
             TypeError, ValueError: an argument is wrong; it is named.
-            WorldModelError: the model raised an error for every environment.
+            WorldModelError: the model's dynamics raised an error for every environment. What
+                `encode` or `get_cost` raise comes as it is.
         """
         horizon = self._configured()
         with torch.inference_mode(False), torch.no_grad(), frozen(self.model):
-            count = len(next(iter(info_dict.values())))
+            count = rows_in(info_dict)
             alive = self._alive(info_dict, count)
-            actions = _known_actions(init_action, (count, horizon, self.action_dim)).to(self.dtype)
+            # What is executed is numpy's, which knows no bfloat16.
+            dtype = torch.promote_types(self.dtype, torch.float32)
+            actions = known_actions(init_action, (count, horizon, self.action_dim)).to(dtype)
             known = 0 if init_action is None else init_action.shape[1]
             costs = torch.full((count,), torch.nan, dtype=torch.float64)
             rows = alive.nonzero()[:, 0]
             by = self._by_dynamics if self.way == "dynamics" else self._by_cost
             for part in rows.split(self.batch_size or max(count, 1)) if len(rows) else ():
                 info = self._rows(info_dict, part)
-                warm = self._followed(info, actions[part].to(self.device), known)
+                warm = self._followed(info, actions[part].to(self.device, self.dtype), known)
                 plan = by(info, warm, (part + self._solved * _STRIDE).to(self.device))
-                actions[part], costs[part] = plan.actions.cpu(), plan.cost.double().cpu()
+                actions[part] = plan.actions.to("cpu", dtype)
+                costs[part] = plan.cost.double().cpu()
+                alive[part[list(plan.failures)]] = False
         self._solved += 1
         return {"actions": actions, "costs": costs.tolist(), "planned": alive}
 
@@ -297,7 +310,8 @@ class StableWorldModelSolver:
             if len(value) != count:
                 raise ValueError(f"info_dict[{name!r}] must have {count} rows, got {len(value)}")
             if name not in self.may_be_nan:
-                alive &= ~value.reshape(count, -1).isnan().any(1).cpu()
+                numbers = value.reshape(count, math.prod(value.shape[1:]))
+                alive &= ~numbers.isnan().any(1).cpu()
         return alive
 
     def _rows(self, info: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
@@ -323,7 +337,11 @@ class StableWorldModelSolver:
             return warm
         prefix = warm[:, :known] if known else None
         tail = actor(dict(info), horizon=rest, prefix_actions=prefix)
-        return torch.cat((warm[:, :known], tail.reshape(len(warm), rest, -1).to(warm)), 1)
+        wanted = (len(warm), rest, warm.shape[2])
+        if not isinstance(tail, Tensor) or tail.numel() != math.prod(wanted):
+            found = tuple(tail.shape) if isinstance(tail, Tensor) else type(tail).__name__
+            raise ValueError(f"the model's get_action must return {wanted}, got {found}")
+        return torch.cat((warm[:, :known], tail.reshape(wanted).to(warm)), 1)
 
 
 def _check_by_cost(planner: type[Planner], config: PlannerConfig, batch_size: int | None) -> None:
@@ -339,21 +357,6 @@ def _check_by_cost(planner: type[Planner], config: PlannerConfig, batch_size: in
         raise ValueError(
             f"config.max_rows must be None with a batch_size above 1, got {config.max_rows}"
         )
-
-
-def _known_actions(init_action: Any, shape: tuple[int, int, int]) -> Tensor:
-    """`(B, T, A)` on the CPU: a warm start and no action after it, nor where it is NaN."""
-    count, horizon, width = shape
-    actions = torch.zeros(shape)
-    if init_action is None:
-        return actions
-    if not isinstance(init_action, Tensor):
-        raise TypeError(f"init_action must be a Tensor, got {type(init_action).__name__}")
-    given = tuple(init_action.shape)
-    if len(given) != 3 or given[0] != count or given[1] > horizon or given[2] != width:
-        wanted = f"(B, t, A) = ({count}, at most {horizon}, {width})"
-        raise ValueError(f"init_action must be {wanted}, got {given}")
-    return torch.cat((init_action.detach().cpu().nan_to_num(0.0), actions[:, given[1] :]), 1)
 
 
 # -------------------------------------------------------------------------------------- the package

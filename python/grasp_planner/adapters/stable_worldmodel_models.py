@@ -18,6 +18,35 @@ from grasp_planner.world_model import Wrapper
 
 ACTIONS = ("action", "action_history")
 
+# --------------------------------------------------------------------- what a solver is given
+
+
+def rows_in(info: Any) -> int:
+    """B, the rows of the first entry that has some."""
+    if not isinstance(info, Mapping):
+        raise TypeError(f"info_dict must be a dict of (B, H, ...), got {type(info).__name__}")
+    arrays = (v for v in info.values() if isinstance(v, (Tensor, np.ndarray)) and v.ndim)
+    first = next(arrays, None)
+    if first is None:
+        raise ValueError(f"info_dict must have tensors (B, H, ...), got {dict(info)}")
+    return len(first)
+
+
+def known_actions(init_action: Any, shape: tuple[int, int, int]) -> Tensor:
+    """`(B, T, A)` on the CPU: a warm start and no action after it, nor where it is NaN."""
+    count, horizon, width = shape
+    actions = torch.zeros(shape)
+    if init_action is None:
+        return actions
+    if not isinstance(init_action, Tensor):
+        raise TypeError(f"init_action must be a Tensor, got {type(init_action).__name__}")
+    given = tuple(init_action.shape)
+    if len(given) != 3 or given[0] != count or given[1] > horizon or given[2] != width:
+        wanted = f"(B, t, A) = ({count}, at most {horizon}, {width})"
+        raise ValueError(f"init_action must be {wanted}, got {given}")
+    return torch.cat((init_action.detach().cpu().nan_to_num(0.0), actions[:, given[1] :]), 1)
+
+
 # ---------------------------------------------------------------------------- the dynamics
 
 
