@@ -2,6 +2,7 @@
 
 The package is not needed here; `stable_worldmodel_policy.py` has it, with its worlds.
 """
+# needs: gymnasium
 
 from types import SimpleNamespace
 

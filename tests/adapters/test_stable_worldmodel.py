@@ -329,7 +329,7 @@ def test_an_environment_that_the_model_fails_for_is_not_planned() -> None:
 @pytest.mark.parametrize("way", ["dynamics", "cost"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_actions_of_any_model_are_numpys(way: str, dtype: torch.dtype) -> None:
-    """`WorldModelPolicy` makes arrays of them, and there are none of bfloat16."""
+    """float32, as of their solvers, unless the model has more; there is no array of bfloat16."""
     solver = solver_of(swm.LeWM(BLOCK).to(dtype), config=QUICK, way=way)
     actions = solver.solve(observed(2))["actions"]
     wanted = np.float64 if dtype == torch.float64 else np.float32

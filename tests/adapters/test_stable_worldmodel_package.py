@@ -42,6 +42,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of games that are not installed
     swm = import_stable_worldmodel()
     from stable_worldmodel.wm.lewm import LeWM
+    from stable_worldmodel.wm.pldm import PLDM
     from stable_worldmodel.wm.prejepa import PreJEPA
     from torchvision.transforms import v2
 
@@ -252,6 +253,21 @@ def test_plans_cost_as_little_as_theirs(way: str) -> None:
     assert (costs[1] <= costs[0] + 1e-4 * nothing).all()
     reported = torch.tensor(ours(dict(info))["costs"])
     assert (reported < 0.01 * nothing).all()
+
+
+def test_their_pldm_is_planned_through_too() -> None:
+    """Its encoder is called once more, by the `get_cost` that the first plan is compared with."""
+    info, model = problems(2), PLDM(encoder=Eye(), predictor=Walk(), action_encoder=Push())
+    solver = of_planner(model, CEMPlanner, CEM)
+    found = configured(solver, 2)(dict(info))
+    assert solver.way == "dynamics"
+    assert model.encoder.frames == 4 + 2
+    for b in range(2):
+        entries = {n: v[b : b + 1, None] for n, v in info.items() if isinstance(v, Tensor)}
+        with torch.no_grad():
+            cost = model.get_cost(entries, found["actions"][b : b + 1, None])[0, 0]
+        assert found["costs"][b] == pytest.approx(float(cost), abs=1e-6)
+        assert cost < 0.01 * (0.2**2 + 0.08**2)
 
 
 def test_a_model_is_given_what_their_solver_gives_it() -> None:

@@ -223,7 +223,7 @@ class StableWorldModelSolver:
         with torch.inference_mode(False), torch.no_grad(), frozen(self.model):
             count = rows_in(info_dict)
             alive = self._alive(info_dict, count)
-            # What is executed is numpy's, which knows no bfloat16.
+            # Who executes them has numpy, which knows no bfloat16.
             dtype = torch.promote_types(self.dtype, torch.float32)
             actions = known_actions(init_action, (count, horizon, self.action_dim)).to(dtype)
             known = 0 if init_action is None else init_action.shape[1]
