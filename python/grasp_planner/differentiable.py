@@ -107,7 +107,7 @@ def differentiable_plan(
     gradients are those of the local minimum that they are. Whatever requires grad when this is
     called, and the cost of a plan depends on, gets its gradient (an `MLPDynamics` is detached from
     its weights, a module that offers one is not). Derivatives are the full-precision
-    world model's, in evaluation mode; it is left as it was found.
+    world model's, in evaluation mode; it is left as it was found. A cost is called in its own mode.
 
     Args:
         world_model, start, goal, plan_ids, context, past_actions: as of `Planner.plan`.
@@ -131,8 +131,8 @@ def differentiable_plan(
 
     Raises:
         TypeError, ValueError: an argument is wrong, or the config has constraints; it is named.
-        WorldModelError: the world model raised an error, or (on the way back) cannot be
-            differentiated twice.
+        WorldModelError: the world model raised an error; or it, or the cost, cannot be
+            differentiated twice (which may be found on the way back only).
         RuntimeError: on the way back with `create_graph=True`, of an implicit plan.
 
     Warns:

@@ -94,7 +94,7 @@ class Ranks:
             self._roll.meet(what)
 
     def lost(self) -> list[str]:
-        """The names of the ranks that died, left by an error or fell silent, and how.
+        """The names of the ranks that died, left (by an error, or at their end) or fell silent.
 
         Those who were told to end, by Ctrl-C or by their launcher, are not lost.
         """

@@ -210,7 +210,7 @@ class Store:
     def _files(self) -> list[Path]:
         """Of all ranks that ever wrote here."""
         return sorted(
-            p for p in self.folder.iterdir() if re.fullmatch(r"units(-\d+)?.jsonl", p.name)
+            p for p in self.folder.iterdir() if re.fullmatch(r"units(-\d+)?\.jsonl", p.name)
         )
 
     def _mend(self) -> None:
