@@ -63,6 +63,25 @@ def test_environments_that_only_reset_themselves(mode: AutoresetMode) -> None:
         grasp_planner.evaluate(cases.Plain(3, mode), planner, max_steps=5)
 
 
+def test_what_a_vector_says_of_all_its_environments_is_said_to_each() -> None:
+    """A number or a word in infos, as of vectors that are not Gymnasium's."""
+
+    class Told(cases.Plain):
+        def step(self, actions: Any) -> Any:
+            *found, infos = super().step(actions)
+            return *found, {**infos, "clock": 3, "place": "here", "episode": {"seed": 7}}
+
+    seen: list[Any] = []
+
+    def success(observation: Any, infos: Any) -> Any:
+        seen.extend((info["clock"], info["place"], info["episode"]["seed"]) for info in infos)
+        return np.zeros(2, np.bool_)
+
+    mode = AutoresetMode.SAME_STEP
+    grasp_planner.evaluate(Told(2, mode), cases.planner(), success=success, execute=6)
+    assert set(seen) == {(3, "here", 7)}
+
+
 def test_other_processes() -> None:
     planner = cases.planner()
     environments = AsyncVectorEnv([cases.Slide] * 2)

@@ -134,7 +134,11 @@ def _row(infos: Mapping[str, Any], i: int) -> dict[str, Any]:
         mask = infos.get(f"_{name}")
         if (name.startswith("_") and name[1:] in infos) or (mask is not None and not mask[i]):
             continue
-        row[name] = _row(value, i) if isinstance(value, Mapping) else value[i]
+        if isinstance(value, Mapping):
+            value = _row(value, i)
+        elif isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) > 0:
+            value = value[i]
+        row[name] = value  # a single number or word is said to all of them
     return row
 
 
