@@ -16,7 +16,7 @@ from launching import LAUNCHERS, processes
 
 TIMEOUT = 2.0
 SCRIPT = f"""
-import os, signal, sys, time
+import os, re, signal, sys, time
 import torch, torch.distributed as dist
 from grasp_planner.cli.launched import naming_the_lost
 from grasp_planner.distributed.launch import RankLostError, ranks
@@ -46,7 +46,8 @@ with ranks(timeout={TIMEOUT}) as outer:
     except RankLostError as error:
         print("of a collective:", error)
     begin, said = time.monotonic(), ""
-    while "no sign" not in said and time.monotonic() < begin + {10 * TIMEOUT}:
+    silent = re.compile("rank 3 of 4 [^;]* gave no sign")  # on a busy machine others may seem so
+    while not silent.search(said) and time.monotonic() < begin + {10 * TIMEOUT}:
         try:
             outer.meet("the end")
         except RankLostError as error:
@@ -85,7 +86,10 @@ def test_a_dead_and_a_silent_rank_are_named_to_all_others() -> None:
             assert "expected for: a share" in out
             assert f"at once {dead} is dead" in out
             # Of the first two ranks, one may have left before the other looks for the last time.
-            assert f"{dead} is dead; {silent} gave no sign for 2 s; expected for: the end" in out
+            end = out.split("\nin the end ")[1].splitlines()[0]
+            assert {f"{dead} is dead", f"{silent} gave no sign for 2 s"} <= set(
+                end.removesuffix("; expected for: the end").split("; ")
+            )
             lost = set(ast.literal_eval(out.split("\nlost ")[1].splitlines()[0]))
             assert {f"{dead} is dead", f"{silent} gave no sign for 2 s"} <= lost
             assert out.endswith("out\n")
