@@ -89,6 +89,13 @@ class NewtonSteps:
         self, trajectory: Tensor, actions: Tensor, linear: Linear, goal: Tensor, damping: Tensor
     ) -> Tensor:
         """The same step with the model linearised already; the goal error `(N,)` before it."""
+        if trajectory.dtype in (torch.bfloat16, torch.float16):  # no numbers to solve systems in
+            wide = trajectory.float(), actions.float()
+            by_float = (linear[0].float(), linear[1].float(), linear[2].float())
+            error = self.move_(*wide, by_float, goal.float(), damping.float())
+            trajectory.copy_(wide[0])
+            actions.copy_(wide[1].clamp(self.low, self.high))
+            return error.to(damping.dtype)
         prediction, state_jacobian, action_jacobian = linear
         return lifted_newton_step_(
             trajectory,
@@ -100,8 +107,8 @@ class NewtonSteps:
             damping=damping,
             goal_weight=self.goal_weight,
             hold=self.hold,
-            low=self.low,
-            high=self.high,
+            low=self.low.to(actions),
+            high=self.high.to(actions),
             max_action_step=self.max_action_step,
             max_state_step=self.max_state_step,
             compare_bounds=False,

@@ -60,6 +60,22 @@ def test_the_plan_is_the_rollout_of_its_actions(kind: str, dtype: torch.dtype) -
 
 
 @every_planner
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_low_precision_is_planned_in(kind: str, dtype: torch.dtype) -> None:
+    """States, actions and steps as the model has them; whatever a planner solves or compares."""
+    start, goal = cases.problems(3, dtype)
+    plan = cases.planner(kind, arithmetic, action_low=-0.7, action_high=0.7).plan(start, goal)
+    assert plan.actions.dtype == plan.states.dtype == dtype
+    assert plan.finite.all()
+    assert (plan.actions.abs() <= torch.tensor(0.7, dtype=dtype)).all()
+    rolled = cases.roll_out(arithmetic, start, plan.actions)
+    torch.testing.assert_close(plan.states, rolled, rtol=0.05, atol=0.05)
+    exact = cost_of(cases.roll_out(arithmetic, start.double(), plan.actions.double()), goal)
+    idle = cost_of(cases.roll_out(arithmetic, start.double(), 0 * plan.actions.double()), goal)
+    assert (exact < 0.95 * idle).all()
+
+
+@every_planner
 def test_one_unbatched_problem(kind: str) -> None:
     start, goal = cases.problems(1)
     planner = cases.planner(kind, arithmetic)

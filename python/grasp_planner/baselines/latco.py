@@ -112,9 +112,10 @@ class _LatCo(Algorithm):
         lr = config.action_lr * config.lr_of(k)
         search.box.descend_(self.actions, held, self.action_memory, lr=lr)
         if k % config.multiplier_every == 0:
-            factor = (defect / config.tolerance).clamp(1e-12, 1e12) ** config.multiplier_rate
+            share = defect.to(torch.promote_types(defect.dtype, torch.float32)) / config.tolerance
+            factor = share.clamp(1e-12, 1e12) ** config.multiplier_rate  # no number of float16
             grown = self.multiplier * factor.clamp(0.5, 2.0)
-            self.multiplier = grown.clamp_max(config.most_multiplier)
+            self.multiplier = grown.clamp_max(config.most_multiplier).to(self.multiplier)
         search.model_calls += 2
         if k % (10 * config.multiplier_every) == 0 or k == config.iterations:
             search.rollout(self.plans())
