@@ -66,12 +66,19 @@ def first_signal_interrupts() -> Iterator[None]:
     """SIGINT or SIGTERM raises KeyboardInterrupt; what follows it does not disturb the end."""
     numbers = (signal.SIGINT, signal.SIGTERM)
 
+    def deaf() -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+
     def interrupt(number: int, frame: FrameType | None) -> None:
-        for each in numbers:
-            signal.signal(each, signal.SIG_IGN)
+        deaf()
         raise KeyboardInterrupt
 
     previous = {number: signal.signal(number, interrupt) for number in numbers}
-    yield  # after an error the process ends, as deaf as it became
+    try:
+        yield
+    except BaseException:
+        deaf()  # the process ends: no signal is to break off what it does last
+        raise
     for number, handler in previous.items():
         signal.signal(number, handler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -214,6 +215,10 @@ def _begin(
     device: torch.device, rank: int, size: int, timeout: float
 ) -> tuple[dist.Store, tuple[str, ...]]:
     """Makes the default process group; returns its store, and who died before."""
+    # Imported while there is a group, as the first use of `torch.utils.checkpoint` has it, this
+    # module holds the group by its default arguments: its threads then meet the interpreter's end,
+    # and abort.
+    importlib.import_module("torch.distributed.nn.functional")
     seconds = timedelta(seconds=timeout)
     everyones = dist.TCPStore(
         os.environ["MASTER_ADDR"],
