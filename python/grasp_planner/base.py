@@ -36,6 +36,8 @@ class Planner(ABC):
     algorithm_type: ClassVar[type[Algorithm]]
     shard = (0, 1)
     """Of B problems, which part this planner plans, of how many: all, unless processes share."""
+    share: range | None = None
+    """Of R candidates, those that are planned here; None is all, as ever of planners that sample."""
 
     def __init__(self, world_model: WorldModel, config: Any = None) -> None:
         if not callable(world_model):

@@ -255,6 +255,11 @@ class Point(Target):
         return Point(self.state[rows], self.mask)
 
 
+def is_one_state(target: Target) -> bool:
+    """Whether it is one state with all its features, which a last virtual state can be fixed to."""
+    return isinstance(target, Point) and target.mask is None
+
+
 @dataclass(frozen=True, eq=False)
 class Box(Target):
     """From `low` to `high (b, D)`."""

@@ -21,18 +21,6 @@ def integer(default: int | None, low: int, high: float = math.inf) -> Any:
     return _checked(default, lambda name, value: _check_int(name, value, low, high))
 
 
-def check_settings(given: Iterable[str], kind: type, taken: Collection[str] = ()) -> None:
-    """An error unless all names are settings of `kind`, and none is `taken` by who makes it.
-
-    Raises:
-        TypeError: it names the others.
-    """
-    known = {setting.name for setting in fields(kind)}
-    unknown = sorted(set(given) - (known - set(taken)))
-    if unknown:
-        raise TypeError(f"{', '.join(unknown)}: no setting of {kind.__name__} to be given here")
-
-
 def number(default: float | None, low: float = 0.0, high: float = math.inf) -> Any:
     """A field of finite numbers from `low` to `high`; of None too, if that is the default."""
     return _checked(default, lambda name, value: check_number(name, value, low, high))
@@ -250,6 +238,18 @@ def _check_int(name: str, value: Any, low: int, high: float) -> int:
     if not low <= int(value) <= high:
         raise ValueError(f"{name} must be from {low} to {high}, got {value}")
     return int(value)
+
+
+def check_settings(given: Iterable[str], kind: type, taken: Collection[str] = ()) -> None:
+    """An error unless all names are settings of `kind`, and none is `taken` by who makes it.
+
+    Raises:
+        TypeError: it names the others.
+    """
+    known = {setting.name for setting in fields(kind)}
+    unknown = sorted(set(given) - (known - set(taken)))
+    if unknown:
+        raise TypeError(f"{', '.join(unknown)}: no setting of {kind.__name__} to be given here")
 
 
 def check_whole(

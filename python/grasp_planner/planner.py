@@ -53,8 +53,6 @@ class GraspPlanner(Planner):
         if surrogate is not None and self.config.state_gradient_scale == NEVER:
             raise ValueError("surrogate is of no use while config.state_gradient_scale is 0")
         self.surrogate = surrogate
-        #: The candidates that are planned here, of all; None is all of them.
-        self.share: range | None = None
 
     def _models(self) -> tuple[Callable[..., Tensor], ...]:
         return (self.world_model, *(() if self.surrogate is None else (self.surrogate,)))

@@ -260,8 +260,7 @@ def identity_of(planner: Any, problem: Problem) -> str:
     """A hash of all that the plans depend on, as far as it can be seen: not a function's code."""
     digest = hashlib.sha256()
     digest.update(f"{type(planner).__name__} {planner.config!r}".encode())
-    share = getattr(planner, "share", None)
-    digest.update(b"" if share is None else f"{share}".encode())
+    digest.update(b"" if planner.share is None else f"{planner.share}".encode())
     modules = [module_of(model) for model in planner._models()]
     learned = [t for m in modules if m is not None for t in (*m.parameters(), *m.buffers())]
     for tensor in [*learned, *problem.tensors()]:

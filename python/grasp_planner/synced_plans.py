@@ -17,8 +17,9 @@ from grasp_planner.algorithm import Algorithm
 from grasp_planner.blocks import hold_actions, sum_blocks
 from grasp_planner.config import GAUSS_NEWTON
 from grasp_planner.costs import best_of, better, excess
-from grasp_planner.goals import AnyOf, Path, Point
+from grasp_planner.goals import AnyOf, Path, is_one_state
 from grasp_planner.initial import initialise, plan_blocks, schedule_table
+from grasp_planner.models import roll_out
 from grasp_planner.search import Search
 from grasp_planner.world_model import needed
 
@@ -66,9 +67,7 @@ class SyncedPlans(Algorithm):
         #: Which plans keep their first actions as given, so that a warm start is never lost.
         self.as_given = (candidate == 0).repeat(len(search.start))
         # A goal of more than one state cannot be the last virtual state: that one is drawn to it.
-        whole = isinstance(target, (AnyOf, Path)) or (
-            isinstance(target, Point) and target.mask is None
-        )
+        whole = isinstance(target, (AnyOf, Path)) or is_one_state(target)
         self.drawn = self.config.terminal == "fixed" and not whole
         self.terminal = "free" if self.drawn else self.config.terminal
         # Rows 1 ... end - 1 of the trajectory are variables.
@@ -233,12 +232,7 @@ class SyncedPlans(Algorithm):
 
     def imagine(self, actions: Tensor) -> Tensor:
         """The rollout `(N, T + 1, D)` of any actions `(N, T, A)`, without its gradient."""
-        parts = [
-            self.model.rollout(self.start[plans], actions[plans])
-            for plans in plan_blocks(len(actions), self.config.max_rows)
-        ]
-        empty = actions.new_empty(0, actions.shape[1] + 1, self.problem.state_features)
-        return torch.cat(parts) if parts else empty
+        return roll_out(self.model, self.start, actions, self.config.max_rows)
 
     @property
     def ends(self) -> bool:

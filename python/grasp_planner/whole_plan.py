@@ -12,7 +12,7 @@ import torch
 from grasp_kernels import mlp_lifted_plan_, mlp_sync_
 from grasp_planner.config import GAUSS_NEWTON, GraspConfig
 from grasp_planner.costs import NEVER, Objective
-from grasp_planner.goals import Point
+from grasp_planner.goals import is_one_state
 from grasp_planner.inputs import Problem
 from grasp_planner.lifted_plans import LiftedPlans
 from grasp_planner.models import KernelModel
@@ -26,7 +26,7 @@ def obstacle(config: GraspConfig, problem: Problem) -> str | None:
     """What of the settings or the problem these kernels do not know; None if nothing."""
     if Objective.of(config, problem, config.iterations).adds:
         return "the config adds to the goal's cost"
-    if not isinstance(problem.target, Point) or problem.target.mask is not None:
+    if not is_one_state(problem.target):
         return "the goal is more than one state"
     if config.state_optimizer != "sgd":
         return f"state_optimizer is {config.state_optimizer!r}"

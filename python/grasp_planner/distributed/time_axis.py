@@ -25,7 +25,7 @@ from grasp_planner.base import Planner
 from grasp_planner.config import GAUSS_NEWTON
 from grasp_planner.costs import NEVER, Objective
 from grasp_planner.distributed.neighbours import Neighbours
-from grasp_planner.goals import Point
+from grasp_planner.goals import is_one_state
 from grasp_planner.initial import plan_blocks
 from grasp_planner.inputs import Problem
 from grasp_planner.isolation import Solve, part_of, solve_apart
@@ -277,8 +277,8 @@ class TimeSlice(GraspPlanner):
             )
         if not model.markov:
             raise ValueError("over 'time' needs a world model of single states without noise")
-        whole = isinstance(problem.target, Point) and problem.target.mask is None
-        if not whole or Objective.of(self.config, problem, self.config.iterations).adds:
+        adds = Objective.of(self.config, problem, self.config.iterations).adds
+        if adds or not is_one_state(problem.target):
             raise ValueError(
                 "over 'time' needs a goal that is one state, and a config that adds nothing to it"
             )
