@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from grasp_planner.evaluation.units import Settings, Unit
 
 
 def _poison(tensor: torch.Tensor) -> torch.Tensor:
@@ -36,3 +40,22 @@ def poisoned_allocations(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`grasp eval` plans in this process, which saves the start of others."""
+
+    from grasp_planner.evaluation.worker import Workshop  # not for tests that plan nothing
+
+    def plan_here(
+        settings: Settings,
+        units: Sequence[Unit],
+        workers: int,
+        report: Callable[[dict[str, Any]], object],
+    ) -> None:
+        workshop = Workshop(settings)
+        for unit in units:
+            report(workshop.result(unit))
+
+    monkeypatch.setattr("grasp_planner.cli.eval.plan_all", plan_here)

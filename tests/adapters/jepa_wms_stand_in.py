@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
+from patch_encoder import CHANNELS, PatchEncoder
 from torch import Tensor, nn
 
-GRID, CHANNELS, TOKENS, PROPRIO, ACTION = 2, 6, 1, 4, 3
+GRID, TOKENS, PROPRIO, ACTION = 2, 1, 4, 3
 
 
 class TensorDict(dict[str, Tensor]):
@@ -30,21 +31,6 @@ class PlanningResult(NamedTuple):
     predicted_best_encs_over_iterations: Any = None
 
 
-class Encoder(nn.Module):
-    """Images `(b, 3, 8, 8)` as `(b, 4, 6)`; it counts images and calls."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Conv2d(3, CHANNELS, 4, stride=4)
-        self.calls = 0
-        self.images = 0
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.calls += 1
-        self.images += len(images)
-        return self.embed(images).flatten(2).transpose(1, 2)
-
-
 class VideoWM(nn.Module):
     """Frames mix causally, by position from the window's first on; all see their own action."""
 
@@ -53,7 +39,7 @@ class VideoWM(nn.Module):
         self.use_proprio = use_proprio
         self.action_dim, self.proprio_dim, self.grid_size = ACTION, PROPRIO, GRID
         width = GRID * GRID * CHANNELS + PROPRIO * use_proprio
-        self.encoder = Encoder()
+        self.encoder = PatchEncoder()
         self.action_encoder = nn.Linear(ACTION, 5)
         self.proprio_encoder = nn.Linear(PROPRIO, PROPRIO)
         self.predictor = nn.GRU(width + 5, 24, batch_first=True)

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 from collections import Counter
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ import pytest
 import torch
 from grasp_planner import cli
 from grasp_planner.distributed.launch import Ranks
-from grasp_planner.evaluation.units import Settings, Store, StoreError, Unit, unit_of
-from grasp_planner.evaluation.worker import Workshop
+from grasp_planner.evaluation.units import Store, StoreError, Unit, unit_of
 from launching import LAUNCHERS, torchrun, until
 
 COMMAND = ["eval", "--tasks", "wall", "--horizons", "30", "--planners", "grasp-paper,gradient",
@@ -30,20 +28,8 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One process, which plans by itself and saves the start of others."""
-
-    def plan_here(
-        settings: Settings,
-        units: Sequence[Unit],
-        workers: int,
-        report: Callable[[dict[str, Any]], object],
-    ) -> None:
-        workshop = Workshop(settings)
-        for unit in units:
-            report(workshop.result(unit))
-
-    monkeypatch.setattr("grasp_planner.cli.eval.plan_all", plan_here)
+def here(here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As there, in a world of one."""
     for name in LAUNCHERS:
         monkeypatch.delenv(name, raising=False)
 

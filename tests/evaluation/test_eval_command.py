@@ -9,14 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from grasp_planner import cli
-from grasp_planner.evaluation.units import Settings, Unit
-from grasp_planner.evaluation.worker import Workshop
 
 ARGUMENTS = ["--tasks", "wall", "--horizons", "30", "--planners", "grasp-paper,gradient",
              "--problems", "10", "--seed", "5", "--no-pictures"]  # fmt: skip
@@ -42,23 +39,6 @@ def status_of(*arguments: str) -> int:
         return cli.main(["eval", *arguments])
     except SystemExit as stop:
         return int(stop.code or 0)
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plans in this process, which saves the start of others."""
-
-    def plan_here(
-        settings: Settings,
-        units: Sequence[Unit],
-        workers: int,
-        report: Callable[[dict[str, Any]], object],
-    ) -> None:
-        workshop = Workshop(settings)
-        for unit in units:
-            report(workshop.result(unit))
-
-    monkeypatch.setattr("grasp_planner.cli.eval.plan_all", plan_here)
 
 
 def lines(out: Path) -> list[str]:

@@ -18,8 +18,8 @@ from rich.table import Table
 
 from grasp_planner import tasks
 from grasp_planner.cli.arguments import listed, positive, seed
-from grasp_planner.cli.launched import INTERRUPTED, LOST, world
-from grasp_planner.distributed.launch import LaunchError, RankLostError, Ranks
+from grasp_planner.cli.launched import USAGE, run_by_ranks
+from grasp_planner.distributed.launch import Ranks
 from grasp_planner.evaluation import page, summary
 from grasp_planner.evaluation.pool import WorkerError, grouped, plan_all
 from grasp_planner.evaluation.units import Settings, Store, described, write
@@ -28,7 +28,6 @@ from grasp_planner.tasks import MissingExtraError
 from grasp_planner.tasks.requirements import require
 
 FAILED = 1  # exit status: some plans could not be made
-USAGE = 2  # exit status: the command could not run as asked
 SILENCE = 10.0  # seconds between lines of progress where there is no terminal
 
 
@@ -96,17 +95,14 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     going_on = f"{args.out} keeps every finished plan, and the same command goes on from there"
     try:
-        with world("grasp eval", "cpu", args.timeout) as ranks:
-            return evaluate(args, ranks)
-    except KeyboardInterrupt:
-        print(f"grasp eval: interrupted; {going_on}", file=sys.stderr)
-        return INTERRUPTED
-    except RankLostError as error:
-        print(f"grasp eval: {error}; {going_on}", file=sys.stderr)
-        return LOST
-    except LaunchError as error:
-        print(f"grasp eval: {error}", file=sys.stderr)
-        return USAGE
+        return run_by_ranks(
+            "grasp eval",
+            "cpu",
+            args.timeout,
+            lambda ranks: evaluate(args, ranks),
+            interrupted=going_on,
+            lost=going_on,
+        )
     finally:
         torch.set_num_threads(before)
 

@@ -4,16 +4,43 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 import torch
 
-from grasp_planner.distributed.launch import RankLostError, Ranks, ranks
+from grasp_planner.cli.interruption import INTERRUPTED
+from grasp_planner.distributed.launch import LaunchError, RankLostError, Ranks, ranks
 
+USAGE = 2  # exit status: the command could not run as asked
 LOST = 3  # exit status: another rank died, left or fell silent
-INTERRUPTED = 130  # exit status: Ctrl-C, or the launcher's word to end
+
+
+def run_by_ranks(
+    command: str,
+    device: torch.device | str,
+    timeout: float,
+    work: Callable[[Ranks], int],
+    interrupted: str,
+    lost: str = "",
+) -> int:
+    """That of `work` by the ranks, or of what kept it from its end, which standard error tells.
+
+    `interrupted`, `lost`: what to say of what there is then.
+    """
+    try:
+        with world(command, device, timeout) as found:
+            return work(found)
+    except KeyboardInterrupt:
+        print(f"{command}: interrupted; {interrupted}", file=sys.stderr)
+        return INTERRUPTED
+    except RankLostError as error:
+        print(f"{command}: {error}" + (f"; {lost}" if lost else ""), file=sys.stderr)
+        return LOST
+    except LaunchError as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        return USAGE
 
 
 @contextmanager

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from grasp_planner import tasks
 from grasp_planner.cli.arguments import device, fraction, integer, positive, seed, task_name
-from grasp_planner.cli.launched import INTERRUPTED, LOST, naming_the_lost, world
+from grasp_planner.cli.launched import USAGE, naming_the_lost, run_by_ranks
 from grasp_planner.config import GraspConfig
-from grasp_planner.distributed.launch import LaunchError, RankLostError, Ranks
+from grasp_planner.distributed.launch import Ranks
 from grasp_planner.distributed.sharded import OVER, Sharded
 from grasp_planner.plan import Plan, moved
 from grasp_planner.planner import GraspPlanner
@@ -30,7 +30,6 @@ from grasp_planner.tasks import MissingExtraError, Problems, Task
 from grasp_planner.tasks.requirements import require
 
 TOO_FEW = 1  # exit status: fewer plans reached the goal than --min-success asks for
-USAGE = 2  # exit status: the command could not run as asked
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -111,18 +110,13 @@ def horizons() -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Plans, executes, reports; returns the exit status."""
-    try:
-        with world("grasp plan", args.device, args.timeout) as ranks:
-            return plan_and_execute(args, ranks)
-    except KeyboardInterrupt:
-        print("grasp plan: interrupted; nothing is written", file=sys.stderr)
-        return INTERRUPTED
-    except RankLostError as error:
-        print(f"grasp plan: {error}", file=sys.stderr)
-        return LOST
-    except LaunchError as error:
-        print(f"grasp plan: {error}", file=sys.stderr)
-        return USAGE
+    return run_by_ranks(
+        "grasp plan",
+        args.device,
+        args.timeout,
+        lambda ranks: plan_and_execute(args, ranks),
+        interrupted="nothing is written",
+    )
 
 
 def plan_and_execute(args: argparse.Namespace, ranks: Ranks) -> int:
