@@ -9,7 +9,7 @@ SWM := .venv-stable-worldmodel
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan test test-slow test-stable-worldmodel lint format train train-surrogates state-gradients keep-out early-stop sharding bench bench-report performance bench-step bench-plan table tune aot docs dist check-dist clean
+.PHONY: help setup plan test test-slow test-stable-worldmodel lint format train train-surrogates state-gradients keep-out early-stop sharding pendulums bench bench-report performance bench-step bench-plan table tune aot docs dist check-dist clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -72,6 +72,9 @@ state-gradients: setup ## stop, scale, pass or replace the state gradient, and w
 
 keep-out: setup ## penalty against augmented Lagrangian: tables and figure of docs/planning.md (minutes)
 	$(BIN)/python bench/keep_out.py --page docs/planning.md --figure docs/keep-out.png
+
+pendulums: setup ## adapters beside pytorch_mppi and TorchRL: the costs in docs/adapters.md (a minute)
+	$(BIN)/python bench/pendulums.py
 
 sharding: setup ## one process against all cores' on the same plans, and write docs/distributed.md (minutes)
 	GLOO_SOCKET_IFNAME=lo $(BIN)/torchrun --standalone --nproc-per-node 2 bench/sharding.py --page docs/distributed.md

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from grasp_bench.pendulums import pendulum, upright
 from grasp_planner import (
     CEMPlanner,
     GradientPlanner,
@@ -30,19 +31,6 @@ PLANNERS = {
     GraspPlanner: {"iterations": 20, "candidates": 2, "final_sync_steps": 5},
     LiftedNewtonPlanner: {"rounds": 1},
 }
-
-
-def pendulum(state: Tensor, action: Tensor) -> Tensor:
-    """0.05 s of a pendulum: angle from upright, angular velocity; torque within 2."""
-    angle, speed = state[:, 0], state[:, 1]
-    speed = speed + 0.05 * (15.0 * torch.sin(angle) + 3.0 * action[:, 0].clamp(-2.0, 2.0))
-    speed = speed.clamp(-8.0, 8.0)
-    return torch.stack((angle + 0.05 * speed, speed), 1)
-
-
-def upright(state: Tensor, action: Tensor) -> Tensor:
-    angle = (state[:, 0] + math.pi) % (2 * math.pi) - math.pi
-    return angle.square() + 0.1 * state[:, 1].square()
 
 
 def slide(state: Tensor, action: Tensor) -> Tensor:
