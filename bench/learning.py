@@ -2,6 +2,7 @@
 
     python bench/learning.py [--rounds N]
     python bench/learning.py --task pointmaze-umaze     # how soon are plans stationary there?
+    python bench/learning.py --precision                # what float32 makes of a singular Hessian
 
 A random MLP of 128 x 2 units, 4 state and 2 action features; 8 problems of 50 steps, action weight
 0.1, float64, one thread. Each plan begins at a minimum (`search=False`), so times are those of the
@@ -12,6 +13,9 @@ keeps for the way back. Error: of the gradient for all of these, against the imp
 
 With `--task`, 8 problems of 30 steps through its world model, in float64, action weight 0.01: how
 many plans are stationary, and their mean cost, after so many Newton steps from where a search ends.
+
+With `--precision`, random singular systems of 20 unknowns and 4 curvatures from 1 to 1/1000: the
+relative error of the least solution, against the pseudo-inverse.
 """
 
 from __future__ import annotations
@@ -36,7 +40,7 @@ from grasp_planner import (
 )
 from grasp_planner.cli.arguments import positive
 from grasp_planner.presets import planner_config
-from grasp_planner.stationary import Derivatives
+from grasp_planner.stationary import Derivatives, least_solution
 from torch import Tensor, nn
 
 HORIZON, PROBLEMS = 50, 8
@@ -118,13 +122,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What the gradient of a plan costs.")
     parser.add_argument("--rounds", type=positive, default=7)
     parser.add_argument("--task")
+    parser.add_argument("--precision", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    if given.task is None:
+    if given.precision:
+        precision()
+    elif given.task is None:
         compare(given.rounds)
     else:
         polished(given.task)
+
+
+def precision() -> None:
+    systems, unknowns = 1000, 20
+    curvatures = torch.logspace(0, -3, 4, dtype=torch.float64)
+    basis = torch.linalg.qr(torch.randn(systems, unknowns, 4, dtype=torch.float64)).Q
+    hessian = basis * curvatures @ basis.mT
+    right = torch.randn(systems, unknowns, dtype=torch.float64)
+    exact = torch.einsum("bij,j,bkj,bk->bi", basis, 1 / curvatures, basis, right)
+    print("| | median error | worst |", "| --- | --: | --: |", sep="\n")
+    for dtype in (torch.float64, torch.float32):
+        given = hessian.to(dtype)
+        found, _ = least_solution(
+            lambda x, given=given: torch.einsum("bij,bj->bi", given, x), right.to(dtype), 200
+        )
+        error = (found.double() - exact).norm(dim=1) / exact.norm(dim=1)
+        print(f"| {str(dtype)[6:]} | {error.median():.1g} | {error.max():.1g} |")
 
 
 def polished(name: str) -> None:
