@@ -31,6 +31,7 @@ from grasp_planner import (
 )
 from grasp_planner.compiled import Accelerated
 from grasp_planner.distributed import Sharded, ranks
+from grasp_planner.distributed.neighbours import Neighbours
 from torch import Tensor
 
 A = {"action_features": 2, "action_low": -1.0, "action_high": 1.0}
@@ -183,7 +184,26 @@ def over_time() -> dict[str, Any]:
         "one problem fails": compare(grasp(refusing), "time", goal=far(3), snapshots=(0, 5)),
         "bfloat16": compare(grasp(), "time", dtype=torch.bfloat16),
         "no problems": compare(grasp(), "time", 0),
+        "slices": slices(),
     }
+
+
+def slices() -> list[str]:
+    """Without the whole plan, each rank's own steps of it, from the state before them on."""
+    start, goal = problems(3)
+    wanted = grasp().plan(start, goal, snapshots=(0, 12))
+    found = Sharded(grasp(), "time", whole=False).plan(start, goal, snapshots=(0, 12))
+    steps = Neighbours().everyones(found.actions.shape[1])
+    first = sum(steps[: dist.get_rank()])
+    rows = slice(first, first + found.actions.shape[1] + 1)
+    same = {
+        "actions": torch.equal(found.actions, wanted.actions[:, rows.start : rows.stop - 1]),
+        "states": torch.equal(found.states, wanted.states[:, rows]),
+        "snapshots": all(
+            torch.equal(found.snapshots[k], wanted.snapshots[k][:, :, rows]) for k in (0, 12)
+        ),
+    }
+    return [name for name, equal in same.items() if not equal]
 
 
 def control() -> dict[str, Any]:

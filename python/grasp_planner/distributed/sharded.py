@@ -199,12 +199,16 @@ class Sharded(Planner):
             actions = actions[:, mine.span.first : mine.span.last]
         plan = mine.plan(start, goal, actions=actions, **named)
         if not self.whole:
+            for rows in (plan.states, *plan.snapshots.values()):
+                before = self.neighbours.shift(rows[..., -1, :])
+                if before is not None:
+                    rows[..., 0, :] = before
             return plan
         device = plan.actions.device
         parts = [moved(part, device) for part in self.neighbours.everyones(moved(plan, "cpu"))]
 
         def joint(states: list[Tensor]) -> Tensor:
-            """Each rank's first state is the last of the rank before."""
+            """Of each rank's but the first one's, the states after its own steps."""
             return torch.cat([states[0], *(rows[..., 1:, :] for rows in states[1:])], -2)
 
         return replace(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -228,7 +228,11 @@ class SlicedPlans(LiftedPlans):
 
 
 class TimeSlice(GraspPlanner):
-    """What a rank makes of a planner: one of the steps that are its own, for one `plan`."""
+    """What a rank makes of a planner: one of the steps that are its own, for one `plan`.
+
+    A plan has actions `(B, t, A)` and states `(B, t + 1, D)`, of which those of its own steps count
+    and the first is nobody's; all else is of the whole plan.
+    """
 
     def __init__(self, planner: GraspPlanner, neighbours: Neighbours) -> None:
         config = planner.config
@@ -243,17 +247,6 @@ class TimeSlice(GraspPlanner):
         self.neighbours = neighbours
         super().__init__(planner.world_model, replace(config, horizon=self.span.steps))
         self._accelerated = planner.accelerated()
-
-    def plan(self, *args: Any, **given: Any) -> Plan:
-        """Of this rank's steps: actions `(B, t, A)` and states `(B, t + 1, D)`, the first of which
-        is the last of the rank before; all else is of the whole plan.
-        """
-        found = super().plan(*args, **given)
-        for rows in (found.states, *found.snapshots.values()):
-            before = self.neighbours.shift(rows[..., -1, :])
-            if before is not None:
-                rows[..., 0, :] = before
-        return found
 
     def _solved(self, problem: Problem, solve: Solve) -> Plan:
         """Problems are kept apart as in one process, on all ranks alike."""
