@@ -26,7 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from grasp_planner.action_box import ActionBox
 from grasp_planner.base import Planner
-from grasp_planner.blocks import first_of_blocks, hold_actions
+from grasp_planner.blocks import first_of_blocks
 from grasp_planner.costs import Objective
 from grasp_planner.goals import Goal
 from grasp_planner.inputs import Context, Problem, check_problem
@@ -162,9 +162,11 @@ def differentiable_plan(
         rows = torch.arange(problem.count, device=begun.device)
         rows = rows if searched is None else rows[searched.finite]
         with torch.no_grad():
-            rest = polish(cost.take(rows), begun[rows], polish_steps, tolerance, cg_iterations)
-        finite = torch.isfinite(rest.norm)
-        rows, blocks, norm = rows[finite], rest.blocks[finite], rest.norm[finite]
+            blocks, norm = polish(
+                cost.take(rows), begun[rows], polish_steps, tolerance, cg_iterations
+            )
+        finite = torch.isfinite(norm)
+        rows, blocks, norm = rows[finite], blocks[finite], norm[finite]
         ids = problem.problem_ids[rows]
         sound = cost.take(rows)
         here = Derivatives(sound, blocks)
@@ -174,7 +176,7 @@ def differentiable_plan(
         )
         held = ~here.free
         if wanted and method == "unroll":
-            blocks = descended(sound, blocks, unroll)
+            blocks = descended(sound, here, unroll)
         elif wanted:
             tensors = sound.tensors()
             tensors += depends_on(here.cost, [*tensors, here.at])
@@ -265,17 +267,9 @@ def _planner(world_model: WorldModel, config: Any, planner: Any) -> Planner:
 
 def _plan_cost(planner: Planner, problem: Problem) -> PlanCost:
     """The cost that plans are compared by, of the full-precision model."""
-    config = planner.config
-    objective = Objective.of(config, problem, planner._iterations())
+    objective = Objective.of(planner.config, problem, planner._iterations())
     model = CheckedModel(planner.world_model, problem.state_scale, rows=problem.rows)
-    return PlanCost(
-        model,
-        replace(objective, through_goal=True),
-        problem.start,
-        ActionBox(problem),
-        config.hold,
-        config.horizon,
-    )
+    return PlanCost(model, replace(objective, through_goal=True), problem.start, ActionBox(problem))
 
 
 def _result(
@@ -300,14 +294,13 @@ def _result(
     lost = value.new_full((problem.count,), torch.inf)
     known = lost.index_copy(0, rows, norm)
     still = cost.box.clip(cost.actions(begun))
-    bound = hold_actions(held, cost.hold, cost.horizon)
     return DifferentiablePlan(
         actions=still.index_copy(0, rows, actions),
         states=torch.cat((start[:, None], nowhere), 1).index_copy(0, rows, states),
         cost=lost.index_copy(0, rows, value),
         gradient_norm=known,
         converged=known <= tolerance,
-        at_bound=torch.zeros_like(still, dtype=torch.bool).index_copy(0, rows, bound),
+        at_bound=torch.zeros_like(still, dtype=torch.bool).index_copy(0, rows, cost.held(held)),
         searched=searched,
     )
 

@@ -66,9 +66,8 @@ class Problem:
 
     def tensors(self) -> list[Tensor]:
         """All that the plans depend on and settings do not tell."""
-        context = [] if self.context is None else _tensors(self.context)
         given = [self.start_given, self.actions, self.problem_ids]
-        return [*given, self.start, *self.target.tensors(), *context]
+        return [*given, self.start, *self.target.tensors(), *tensors_of(self.context)]
 
     @property
     def state_features(self) -> int:
@@ -168,7 +167,10 @@ def rows_of(context: Context, rows: Tensor) -> Context:
     return {name: value[rows] for name, value in context.items()}
 
 
-def _tensors(context: Context) -> list[Tensor]:
+def tensors_of(context: Context | None) -> list[Tensor]:
+    """All that belongs to problems."""
+    if context is None:
+        return []
     return [context] if isinstance(context, Tensor) else list(context.values())
 
 
@@ -179,7 +181,7 @@ def _context(context: Any, start: Tensor) -> Context | None:
         raise TypeError(
             f"context must be a tensor (B, ...) or a dict of them, got {type(context).__name__}"
         )
-    for value in _tensors(context):
+    for value in tensors_of(context):
         if not isinstance(value, Tensor):
             raise TypeError(f"context must hold tensors (B, ...), got {type(value).__name__}")
         if value.dim() == 0 or len(value) != len(start):

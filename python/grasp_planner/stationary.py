@@ -22,6 +22,7 @@ from torch import Tensor
 from grasp_planner.action_box import ActionBox
 from grasp_planner.blocks import hold_actions
 from grasp_planner.costs import Objective
+from grasp_planner.inputs import tensors_of
 from grasp_planner.matrix_free import dot
 from grasp_planner.newton import LARGER, SMALLER, along
 from grasp_planner.world_model import CheckedModel, WorldModelError, is_out_of_memory, needed
@@ -42,8 +43,6 @@ class PlanCost:
     objective: Objective
     start: Tensor  # (b, S), scaled
     box: ActionBox
-    hold: int
-    horizon: int
 
     def take(self, rows: Tensor) -> PlanCost:
         """Of the problems `rows`."""
@@ -51,7 +50,12 @@ class PlanCost:
 
     def actions(self, blocks: Tensor) -> Tensor:
         """`(b, T, A)`; not clipped, since a bound is no reason for a gradient to be 0."""
-        return hold_actions(self.box.centre + self.box.half_width * blocks, self.hold, self.horizon)
+        return self.held(self.box.centre + self.box.half_width * blocks)
+
+    def held(self, blocks: Tensor) -> Tensor:
+        """What there is of each block, of every step: `(b, K, A)` to `(b, T, A)`."""
+        config = self.objective.config
+        return hold_actions(blocks, config.hold, config.horizon)
 
     def rolled(self, actions: Tensor) -> tuple[Tensor, Tensor]:
         """States `(b, T + 1, D)`, scaled, and cost `(b,)`."""
@@ -63,10 +67,8 @@ class PlanCost:
 
     def tensors(self) -> list[Tensor]:
         """What it is asked with, of which derivatives may be wanted: start, goal, context."""
-        context = self.objective.context
-        own = [] if context is None else [context] if isinstance(context, Tensor) else context
-        values = own if isinstance(own, list) else list(own.values())
-        given = [self.start, *self.objective.target.tensors(), *values]
+        objective = self.objective
+        given = [self.start, *objective.target.tensors(), *tensors_of(objective.context)]
         return [tensor for tensor in given if tensor.requires_grad]
 
 
@@ -194,33 +196,24 @@ def largest_curvature(here: Derivatives) -> Tensor:
     return size
 
 
-@dataclass(frozen=True)
-class Polished:
-    """Where plans came to rest: `blocks (b, K, A)`, `cost` and gradient `norm (b,)`, inf where no
-    number is finite.
-    """
-
-    blocks: Tensor
-    cost: Tensor
-    norm: Tensor
-
-
 def polish(
     cost: PlanCost, blocks: Tensor, iterations: int, tolerance: float, cg_iterations: int
-) -> Polished:
+) -> tuple[Tensor, Tensor]:
     """Projected Newton steps on the true cost, until the free actions' gradient is small.
+
+    Returns where they end, `(b, K, A)`, and that gradient's norm, `(b,)`, inf where no number is
+    finite.
 
     The direction is `-(H + r |g| I)^-1 g` among the free actions (Bertsekas, 1982), damped by the
     gradient's own size, so that steps end up quadratic where H is singular, too (Li, Fukushima, Qi
     and Yamashita, 2004). A step that does not make the cost smaller is tried again, shorter; then,
     and where a curvature was negative, the next one is damped more.
     """
-    count = len(blocks)
     best = blocks.clone()
     best_cost = torch.full_like(cost.start[:, 0], torch.inf)
     best_norm, ratio = torch.full_like(best_cost, torch.inf), torch.ones_like(best_cost)
     step = torch.zeros_like(best)
-    rows = torch.arange(count, device=blocks.device)
+    rows = torch.arange(len(blocks), device=blocks.device)
     eps = torch.finfo(blocks.dtype).eps
     for iteration in range(iterations + 1):
         here = Derivatives(cost.take(rows), cost.box.clip_units(best[rows] + step[rows]))
@@ -251,17 +244,17 @@ def polish(
         rows = rows[(best_norm[rows] > tolerance) & torch.isfinite(best_cost[rows]) & moves]
         if not len(rows):
             break
-    return Polished(best, best_cost, best_norm)
+    return best, best_norm
 
 
-def descended(cost: PlanCost, blocks: Tensor, count: int) -> Tensor:
+def descended(cost: PlanCost, here: Derivatives, count: int) -> Tensor:
     """`count` steps of projected gradient descent, each a part of the graph, `(b, K, A)`.
 
-    Of size 1 / the largest curvature at `blocks`, which is a constant.
+    From `here`, of size 1 / the largest curvature there; both are constants.
     """
-    curvature = largest_curvature(Derivatives(cost, blocks))
+    curvature = largest_curvature(here)
     size = torch.where(curvature > 0, 1 / curvature, 0.0)
-    moving = blocks.detach().requires_grad_()
+    moving = here.at.detach().requires_grad_()
     for _ in range(count):
         (gradient,) = torch.autograd.grad(cost(moving).sum(), moving, create_graph=True)
         moving = cost.box.clip_units(moving - size[:, None, None] * gradient)
