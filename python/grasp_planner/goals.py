@@ -62,12 +62,17 @@ class Goal(ABC):
             elif ours.shape != theirs.shape or not self._has_rows(name):
                 differs |= not torch.equal(ours, theirs)
             else:
-                differs |= (ours != theirs).flatten(1).any(1).cpu()
+                differs |= rows_differ(ours, theirs).cpu()
         return differs
 
     def _has_rows(self, name: str) -> bool:
         part = getattr(self, name)
         return isinstance(part, Tensor) and part.dim() == self.per_problem.get(name)
+
+
+def rows_differ(ours: Tensor, theirs: Tensor) -> Tensor:
+    """`(B,)` bool: which rows of `(B, ...)` are not the same in both."""
+    return (ours != theirs).unsqueeze(-1).flatten(1).any(1)  # (B,) is of rows, too
 
 
 @dataclass(frozen=True, eq=False)

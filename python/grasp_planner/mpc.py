@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from grasp_planner.base import Planner
-from grasp_planner.goals import Goal
+from grasp_planner.goals import Goal, rows_differ
 from grasp_planner.inputs import rows_of
 from grasp_planner.latents import LatentModel
 from grasp_planner.options import check_whole
@@ -27,7 +27,7 @@ Policy = Callable[[Tensor], Tensor]
 State = Tensor | Mapping[str, Tensor]
 
 TAILS = ("hold", "zero")
-_STRIDE = 2**20  # plan ids of one environment's plans are so far apart: noise is new in every plan
+STRIDE = 2**20  # names in one call; plan ids of one's plans are so far apart: noise is always new
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +140,7 @@ class MPC:
         if active is None:
             active = torch.ones_like(batch.fresh)
         active = _flags("active", active, batch.fresh)
-        due = batch.fresh | batch.due | _differs(goal, batch.goal, batch.fresh)
+        due = batch.fresh | batch.due | goal_differs(goal, batch.goal, batch.fresh)
         due |= batch.steps >= self.execute * self.repeat
         later = due & ~active
         due &= active
@@ -218,7 +218,7 @@ class MPC:
         self, batch: _Batch, rows: Tensor, asked: dict[str, Any], warm: bool, begun: float
     ) -> None:
         """New plans of the environments `rows`, of all that `asked`."""
-        ids = batch.ids[rows] + _STRIDE * batch.plans[rows]
+        ids = batch.ids[rows] + STRIDE * batch.plans[rows]
         budget = self.time_budget_ms
         actions = self._shifted(batch, rows) if warm else None
         if budget is not None:  # what the other kind of environments left of it
@@ -336,7 +336,7 @@ def _copied(goal: Any) -> Any:
     return goal.clone()
 
 
-def _differs(goal: Any, before: Any, like: Tensor) -> Tensor:
+def goal_differs(goal: Any, before: Any, like: Tensor) -> Tensor:
     """`(B,)` bool like `like`: whose goal is another than before."""
     if isinstance(goal, Goal):
         return goal.differs(before, len(like)).to(like.device)
@@ -347,7 +347,7 @@ def _differs(goal: Any, before: Any, like: Tensor) -> Tensor:
         goal, before = {"goal": goal}, {"goal": before}
     if {n: v.shape for n, v in goal.items()} != {n: v.shape for n, v in before.items()}:
         return every
-    differs = [(value != before[name]).flatten(1).any(1) for name, value in goal.items()]
+    differs = [rows_differ(value, before[name]) for name, value in goal.items()]
     return torch.stack(differs).any(0)
 
 
@@ -371,8 +371,8 @@ def _ids(values: Sequence[int] | Tensor) -> Tensor:
         raise TypeError(f"environment_ids must be (B,) int, got {values!r}") from error
     if ids.dim() != 1 or ids.dtype.is_floating_point or ids.dtype == torch.bool:
         raise TypeError(f"environment_ids must be (B,) int, got {tuple(ids.shape)} {ids.dtype}")
-    if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= _STRIDE):
-        raise ValueError(f"environment_ids must be from 0 to {_STRIDE - 1}")
+    if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= STRIDE):
+        raise ValueError(f"environment_ids must be from 0 to {STRIDE - 1}")
     if len(ids.unique()) != len(ids):
         raise ValueError("environment_ids must be all different")
     return ids.to(torch.int64)

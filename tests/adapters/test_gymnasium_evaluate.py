@@ -206,6 +206,23 @@ def test_observations_may_lie_backwards() -> None:
     assert torch.equal(*found)
 
 
+def test_observations_and_goals_may_be_a_number_each() -> None:
+    """As of environments that observe one: a column, which the others are not."""
+    planner = CEMPlanner(lambda state, action: state + 0.2 * action[:, :1], cases.planner().config)
+    number, column = (
+        grasp_planner.evaluate(
+            cases.slides(2),
+            planner,
+            observe=lambda o, shape=shape: o["observation"][:, 0].reshape(shape),
+            goal=lambda o, infos, shape=shape: o["desired_goal"][:, 0].reshape(shape),
+            execute=3,
+        )
+        for shape in ((2,), (2, 1))
+    )
+    assert torch.equal(number.returns, column.returns)
+    assert torch.equal(number.plans, column.plans)
+
+
 class Recorder(CEMPlanner):
     """What it was asked to plan from."""
 

@@ -12,6 +12,7 @@ import torch
 from grasp_planner import (
     MPC,
     Alternatives,
+    Ball,
     GradientConfig,
     GradientPlanner,
     Plan,
@@ -381,6 +382,18 @@ def test_goals_of_many_states_in_a_loop() -> None:
     assert controller.act(start, Region(low, other)).replanned.tolist() == [False, True]
     assert torch.equal(planner.asked[-1]["goal"].high, other[1:])
     assert controller.act(start, torch.zeros(2, D)).replanned.all()
+
+
+def test_goals_with_one_number_for_each_environment() -> None:
+    """A radius, and an entry of a latent that has no shape."""
+    controller = MPC(Scripted(), execute=3)
+    start, radius = torch.zeros(2, D), torch.ones(2)
+    assert controller.act(start, Ball(start, radius)).replanned.all()
+    assert controller.act(start, Ball(start, radius.cumsum(0))).replanned.tolist() == [False, True]
+    assert controller.act(start, {"fuel": radius}).replanned.all()
+    assert not controller.act(start, {"fuel": radius.clone()}).replanned.any()
+    found = controller.act(start, {"fuel": radius.cumsum(0)})
+    assert found.replanned.tolist() == [False, True]
 
 
 def test_dicts_windows_and_contexts_in_a_loop() -> None:

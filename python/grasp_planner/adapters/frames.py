@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from grasp_planner.base import Planner
 from grasp_planner.latents import LatentModel
+from grasp_planner.mpc import STRIDE
 from grasp_planner.options import check_settings
 from grasp_planner.plan import Plan
 from grasp_planner.presets import PLANNERS
@@ -30,8 +31,6 @@ Frames = dict[str, Tensor]
 Step = Callable[[Frames, Tensor], Frames]
 #: `(frames (N, T + 1, *shape), actions (N, T, A), goals (N, 1, *shape)) -> (N,)`, less is better.
 Objective = Callable[[Frames, Tensor, Frames], Tensor]
-
-_CALLS_APART = 2**20  # plan ids of two calls are so far apart: every call has noise of its own
 
 
 class GrowingWindow(Wrapper):
@@ -133,7 +132,7 @@ class FramePlanner:
         if key not in self._planners:
             self._planners = {key: self._made(horizon, objective, weights)}
         first = next(iter(start.values()))
-        ids = torch.arange(len(first), device=first.device) + _CALLS_APART * self._calls
+        ids = torch.arange(len(first), device=first.device) + STRIDE * self._calls
         self._calls += 1
         begin, past = self._first_window(start)
         return self._planners[key].plan(

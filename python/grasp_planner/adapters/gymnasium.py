@@ -28,7 +28,7 @@ from grasp_planner.adapters.gymnasium_view import View
 from grasp_planner.base import Planner
 from grasp_planner.evaluation.statistics import quantile, wilson
 from grasp_planner.goals import Goal
-from grasp_planner.mpc import MPC, State
+from grasp_planner.mpc import MPC, STRIDE, State
 from grasp_planner.options import check_whole
 from grasp_planner.running import Progress, Watch
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
 
 Infos = list[dict[str, Any]]
-MOST_EPISODES = 2**20  # names of environments for their noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +166,7 @@ def evaluate(
     count = environments.count
     if episodes is None:
         episodes = count
-    check_whole("episodes", episodes, 1, MOST_EPISODES, "the most")
+    check_whole("episodes", episodes, 1, STRIDE, "the most")
     if max_steps is not None and not environments.seeded:
         raise ValueError(
             "max_steps needs environments that can be reset one by one: Gymnasium's SyncVectorEnv "

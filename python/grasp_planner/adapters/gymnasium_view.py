@@ -16,7 +16,7 @@ from torch import Tensor
 from grasp_planner.adapters.gymnasium_vector import Environments
 from grasp_planner.goals import Anywhere, Goal
 from grasp_planner.latents import LatentModel
-from grasp_planner.mpc import MPC, State
+from grasp_planner.mpc import MPC, State, goal_differs
 from grasp_planner.world_model import frozen, module_of
 
 NO_GOAL = (
@@ -130,12 +130,7 @@ class View:
         if _is_tensors(given):  # the world model's own
             return _each(lambda g: g.expand(count, -1) if g.dim() == 1 else g, given)
         raw = self._tensors("goal", given)
-        if self._raw_goal is None:
-            changed = active
-        else:
-            differs = _each(lambda a, b: (a != b).flatten(1).any(1), raw, self._raw_goal)
-            parts = list(differs.values()) if isinstance(differs, Mapping) else [differs]
-            changed = active & torch.stack(parts).any(0).cpu()
+        changed = active & goal_differs(raw, self._raw_goal, active).cpu()
         if changed.any():
             self._goal = self._encoded(raw, changed, into=self._goal)
         self._raw_goal = raw

@@ -56,6 +56,7 @@ from grasp_planner.baselines.gradient import GradientPlanner
 from grasp_planner.baselines.icem import ICEMPlanner
 from grasp_planner.baselines.mppi import MPPIPlanner
 from grasp_planner.latents import LatentModel
+from grasp_planner.mpc import STRIDE
 from grasp_planner.options import PlannerConfig, check_whole
 from grasp_planner.plan import Plan
 from grasp_planner.world_model import frozen
@@ -64,7 +65,6 @@ from grasp_planner.world_model import frozen
 BY_COST_ALONE = (CEMPlanner, ICEMPlanner, MPPIPlanner, GradientPlanner)
 WAYS = ("dynamics", "cost")
 MAY_BE_NAN = ("action", "reward", "goal_action", "goal_reward")
-_STRIDE = 2**20  # plan ids of one call to `solve` are so far from the last one's: noise is new
 
 
 class StableWorldModelSolver:
@@ -233,7 +233,7 @@ class StableWorldModelSolver:
             for part in rows.split(self.batch_size or max(count, 1)) if len(rows) else ():
                 info = self._rows(info_dict, part)
                 warm = self._followed(info, actions[part].to(self.device, self.dtype), known)
-                plan = by(info, warm, (part + self._solved * _STRIDE).to(self.device))
+                plan = by(info, warm, (part + self._solved * STRIDE).to(self.device))
                 actions[part] = plan.actions.to("cpu", dtype)
                 costs[part] = plan.cost.double().cpu()
                 alive[part[list(plan.failures)]] = False
