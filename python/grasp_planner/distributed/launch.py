@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TypeVar
 
@@ -103,6 +104,10 @@ class Ranks:
         return [words for words in lost if not words.endswith(TOLD)]
 
 
+#: The world of one process that no launcher started, on its CPU.
+ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"), math.inf)
+
+
 @contextmanager
 def ranks(device: torch.device | str = "cpu", timeout: float = 600.0) -> Iterator[Ranks]:
     """The world that a launcher started this process in; without a launcher, a world of one.
@@ -134,7 +139,7 @@ def ranks(device: torch.device | str = "cpu", timeout: float = 600.0) -> Iterato
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # collectives of objects pass through it
     if size == 1:
-        yield Ranks(0, 1, 0, 1, device, timeout)
+        yield replace(ALONE, device=device, timeout=timeout)
         return
     dead: tuple[str, ...] = ()
     try:
@@ -171,14 +176,12 @@ def lost_here() -> list[str]:
     Called when a connection broke: a process that is about to end gets a moment for it.
     """
     end = time.monotonic() + LOOK
-    while _worlds:
-        with suppress(RankLostError):  # nobody knows any more
+    with suppress(RankLostError):  # nobody knows any more
+        while _worlds:
             found = _worlds[-1].lost()
             if found or time.monotonic() > end:
                 return found
             time.sleep(POLL)
-            continue
-        break
     return []
 
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 
 from grasp_planner import tasks
-from grasp_planner.distributed.launch import Ranks
+from grasp_planner.distributed.launch import ALONE, Ranks
 from grasp_planner.presets import planner_config
 
 
@@ -107,9 +107,7 @@ class StoreError(ValueError):
 class Store:
     """The folder of one evaluation, while one process, or each of several ranks, writes to it."""
 
-    def __init__(
-        self, folder: Path, description: dict[str, Any], world: Ranks | None = None
-    ) -> None:
+    def __init__(self, folder: Path, description: dict[str, Any], world: Ranks = ALONE) -> None:
         """Opens it or goes on in it; all ranks of a world together.
 
         Raises:
@@ -121,19 +119,18 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._world = world
-        rank = world.rank if world else 0
-        self._file = self._path(rank).open("a+b")
+        self._file = self._path(world.rank).open("a+b")
         try:
             self._lock()
             self._mend()
-            if rank == 0:
+            if world.first:
                 self._guard(folder / "settings.json", description)
-            self._meet("the results folder")
-            if rank > 0:
+            world.meet("the results folder")
+            if not world.first:
                 self._guard(folder / "settings.json", description)
             self._check_shared()
             self.results: dict[Unit, dict[str, Any]] = self._read()
-            self._meet("what is done already")  # nothing is added before all have read the same
+            world.meet("what is done already")  # nothing is added before all have read the same
         except BaseException:
             self._file.close()
             raise
@@ -147,7 +144,7 @@ class Store:
     def gather(self) -> None:
         """Waits until all ranks have added what they had, and reads it."""
         os.fsync(self._file.fileno())  # for the other machines of a network's file system
-        self._meet("their shares of the plans")
+        self._world.meet("their shares of the plans")
         self.results = self._read()
 
     def __enter__(self) -> Store:
@@ -164,10 +161,6 @@ class Store:
     def _path(self, rank: int) -> Path:
         return self.folder / (f"units-{rank}.jsonl" if rank else "units.jsonl")
 
-    def _meet(self, what: str) -> None:
-        if self._world:
-            self._world.meet(what)
-
     def _lock(self) -> None:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a kill releases it
@@ -176,7 +169,7 @@ class Store:
 
     def _guard(self, path: Path, description: dict[str, Any]) -> None:
         if not path.exists():
-            if self._world and not self._world.first:
+            if not self._world.first:
                 raise self._not_shared("settings.json of rank 0")
             for file in self._files():
                 if file.stat().st_size:
@@ -196,15 +189,14 @@ class Store:
             )
 
     def _check_shared(self) -> None:
-        for rank in range(self._world.size if self._world else 0):
+        for rank in range(self._world.size):
             if not self._path(rank).exists():
                 raise self._not_shared(f"{self._path(rank).name} of rank {rank}")
 
     def _not_shared(self, missing: str) -> StoreError:
-        name = self._world.name if self._world else ""
         return StoreError(
-            f"{self.folder} must be on a file system that all ranks share, and {name} does not see "
-            f"{missing} there"
+            f"{self.folder} must be on a file system that all ranks share, and {self._world.name} "
+            f"does not see {missing} there"
         )
 
     def _files(self) -> list[Path]:
