@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 from grasp_bench.options_table import replaced
+from grasp_planner.evaluation.results import table as markdown
 
 BEGIN, END = "<!-- planners: begin -->", "<!-- planners: end -->"
 HORIZON = 50
@@ -27,9 +28,8 @@ def table(results: str) -> str:
             success = environment.partition("%")[0]
             cells.setdefault(planner, {})[task] = f"{success} %, {_rounded(milliseconds)} ms"
     names = [task for task, _ in sections]
-    lines = [f"| planner | {' | '.join(names)} |", f"| --- |{' --: |' * len(names)}"]
-    lines += [f"| {p} | {' | '.join(row[task] for task in names)} |" for p, row in cells.items()]
-    return "\n".join(lines)
+    lines = [[planner, *(row[task] for task in names)] for planner, row in cells.items()]
+    return markdown(["planner", *names], lines).rstrip()
 
 
 def _rounded(milliseconds: str) -> str:
