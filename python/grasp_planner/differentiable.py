@@ -32,7 +32,7 @@ from grasp_planner.goals import Goal
 from grasp_planner.inputs import Context, Problem, check_problem
 from grasp_planner.lifted_newton import LiftedNewtonConfig, LiftedNewtonPlanner
 from grasp_planner.options import check_whole
-from grasp_planner.plan import Plan, level_of_caller
+from grasp_planner.plan import Plan, in_short, level_of_caller
 from grasp_planner.stationary import (
     Derivatives,
     PlanCost,
@@ -234,9 +234,8 @@ UNSOLVED = (
 
 def _warn_of(ids: Tensor, what: str) -> None:
     if len(ids):
-        names = ", ".join(str(int(i)) for i in ids[:10])
-        more = f" and {len(ids) - 10} more" if len(ids) > 10 else ""
-        message = f"{len(ids)} plans {what} (plan_id {names}{more})"
+        names = in_short([str(i) for i in ids.tolist()])
+        message = f"{len(ids)} plans {what} (plan_id {names})"
         warnings.warn(message, DerivativeWarning, stacklevel=level_of_caller())
 
 

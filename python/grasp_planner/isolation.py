@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from grasp_planner.inputs import Problem
-from grasp_planner.plan import Plan, level_of_caller
+from grasp_planner.plan import Plan, in_short, level_of_caller
 from grasp_planner.world_model import WorldModelError
 
 if TYPE_CHECKING:
@@ -65,10 +65,9 @@ def solve_apart(planner: Planner, problem: Problem, solve: Solve) -> Plan:
 
 def warn_of_failures(problem: Problem, failures: dict[int, str]) -> None:
     """Name the problems of these numbers; `failures` says why each could not be planned."""
-    ids = ", ".join(f"plan_id {int(problem.problem_ids[b])}" for b in sorted(failures)[:10])
-    more = f" and {len(failures) - 10} more" if len(failures) > 10 else ""
+    ids = in_short([f"plan_id {int(problem.problem_ids[b])}" for b in sorted(failures)])
     message = (
-        f"{len(failures)} of {problem.count} problems could not be planned: {ids}{more} "
+        f"{len(failures)} of {problem.count} problems could not be planned: {ids} "
         f"({next(iter(failures.values()))}). All other plans are unaffected."
     )
     warnings.warn(message, ModelFailureWarning, stacklevel=level_of_caller())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -78,14 +79,19 @@ def moved(plan: Plan, device: torch.device | str) -> Plan:
 def warn_non_finite(sound: Tensor, problem_ids: Tensor, first: int = 0) -> None:
     """Name every plan that met a NaN or an infinity; `first`: the first candidate's number."""
     broken = [(int(problem_ids[b]), r + first) for b, r in (~sound).nonzero().tolist()]
-    names = ", ".join(f"plan_id {name} candidate {r}" for name, r in broken[:10])
-    more = f" and {len(broken) - 10} more" if len(broken) > 10 else ""
+    names = in_short([f"plan_id {name} candidate {r}" for name, r in broken])
     warnings.warn(
-        f"non-finite numbers in {len(broken)} of {sound.numel()} candidates: {names}{more}. "
+        f"non-finite numbers in {len(broken)} of {sound.numel()} candidates: {names}. "
         "Their best finite rollout, if any, is kept; all other plans are unaffected.",
         NonFiniteWarning,
         stacklevel=level_of_caller(),
     )
+
+
+def in_short(names: Sequence[str]) -> str:
+    """The first ten of the names, and how many more there are."""
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(names[:10]) + more
 
 
 def level_of_caller() -> int:

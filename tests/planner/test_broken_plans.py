@@ -48,6 +48,16 @@ def test_overflow_in_the_last_sync_is_told(changes) -> None:
     assert torch.isfinite(plan.states).all()
 
 
+@pytest.mark.parametrize(
+    ("count", "told"), [(10, "plan_id 9 candidate 0. "), (12, "plan_id 9 candidate 0 and 2 more. ")]
+)
+def test_of_many_the_first_ten_are_named(count, told) -> None:
+    start, goal = cases.problems(count)
+    settings = cases.config(iterations=0, candidates=1, final_sync_steps=1)
+    with pytest.warns(NonFiniteWarning, match=f"{count} of {count} candidates: .*{told}"):
+        GraspPlanner(cliff, settings).plan(start, goal)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_an_overflow_that_the_bounds_hide_is_told(optimizer) -> None:
     """A float16 gradient is inf, the action that it gives is the bound, which is finite."""
