@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from grasp_kernels import MLPDynamics, UnsupportedModel
 from grasp_planner.adapters.frames import check_planner
 from grasp_planner.base import Planner
-from grasp_planner.goals import Region
+from grasp_planner.goals import Anywhere
 from grasp_planner.options import check_number, check_whole
 from grasp_planner.plan import Plan
+from grasp_planner.population import smallest
 from grasp_planner.presets import PLANNERS
 from grasp_planner.world_model import Wrapper, frozen
 
@@ -122,7 +123,7 @@ class TDMPC2Planner:
             if self.policy_samples and self._goal is None:
                 warm = self._best_warm_start(dynamics, z, warm)
             ids = torch.tensor([self._plans], device=z.device)
-            goal = _anywhere(z) if self._goal is None else self._goal
+            goal = Anywhere() if self._goal is None else self._goal
             self.last_plan = planner.plan(z, goal, actions=warm, plan_ids=ids)
         self._plans += 1
         action = self.last_plan.actions[0, 0]
@@ -170,22 +171,16 @@ class TDMPC2Planner:
         return self._planners[name]
 
     def _best_warm_start(self, dynamics: LatentDynamics, z: Tensor, warm: Tensor | None) -> Tensor:
-        """The least dear of the policy's plans and `warm (1, T, A)`."""
-        state = z.expand(self.policy_samples, -1)
-        states, actions = [state], []
-        for _ in range(self.horizon):
-            actions.append(dynamics.policy(state)[0])
-            state = dynamics(state, actions[-1])
-            states.append(state)
-        cost = dynamics.cost(torch.stack(states, 1), torch.stack(actions, 1))
-        best = int(cost.argmin())
-        found = torch.stack(actions, 1)[best : best + 1]
-        if warm is None:
-            return found
-        states = [z]
-        for action in warm.unbind(1):
-            states.append(dynamics(states[-1], action))
-        return warm if bool(dynamics.cost(torch.stack(states, 1), warm) < cost[best]) else found
+        """The least dear of the policy's plans and `warm (1, T, A)`, which is the last row."""
+        samples = self.policy_samples
+        states, actions = [z.expand(samples if warm is None else samples + 1, -1)], []
+        for t in range(self.horizon):
+            action = dynamics.policy(states[-1][:samples])[0]
+            actions.append(action if warm is None else torch.cat((action, warm[:, t])))
+            states.append(dynamics(states[-1], actions[-1]))
+        plans = torch.stack(actions, 1)
+        cost = dynamics.cost(torch.stack(states, 1), plans)
+        return plans[smallest(cost[None], 1)[0]]
 
 
 class LatentDynamics(Wrapper):
@@ -280,9 +275,3 @@ def two_hot_inverse(logits: Tensor, cfg: Any) -> Tensor:
         )
         value = (logits.softmax(-1) * bins).sum(-1)
     return value.sign() * value.abs().expm1()
-
-
-def _anywhere(z: Tensor) -> Region:
-    """The goal of a plan that has none: every state is in it."""
-    infinite = torch.full_like(z, torch.inf)
-    return Region(-infinite, infinite)
