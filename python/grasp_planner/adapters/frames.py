@@ -77,6 +77,27 @@ def no_frame(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).min
 
 
+def first_window(
+    frames: Frames, history: int, action_features: int, actions: Tensor | None = None
+) -> tuple[Frames, Tensor | None]:
+    """The last H of the frames `(B, n, *shape)`, as a `LatentModel` of H takes its start, and the
+    actions between them: filled up as `GrowingWindow` has it where there are not so many.
+
+    `actions (B, n - 1, A)`: what was done between the n; None where n is 1.
+    """
+    if history == 1:
+        return {name: value[:, -1] for name, value in frames.items()}, None
+    like = next(iter(frames.values()))
+    past = like.new_full((len(like), history - 1, action_features), no_frame(like.dtype))
+    if actions is not None:
+        past = torch.cat((past, actions.to(past)), 1)[:, 1 - history :]
+    begin = {
+        name: torch.cat((value[:, :1].expand(-1, history, *value.shape[2:]), value), 1)
+        for name, value in frames.items()
+    }
+    return {name: value[:, -history:] for name, value in begin.items()}, past
+
+
 class FramePlanner:
     """Any planner of this package over one model of frames.
 
@@ -134,7 +155,8 @@ class FramePlanner:
         first = next(iter(start.values()))
         ids = torch.arange(len(first), device=first.device) + STRIDE * self._calls
         self._calls += 1
-        begin, past = self._first_window(start)
+        now = {name: value[:, None] for name, value in start.items()}
+        begin, past = first_window(now, self.model.history, self._action_features)
         return self._planners[key].plan(
             begin,
             goal,
@@ -172,19 +194,6 @@ class FramePlanner:
             weights = dict.fromkeys(self.model.latents, 0.0)
         planner, config = PLANNERS[self.kind]
         return planner(self.model, config(**settings, goal_feature_weight=weights))
-
-    def _first_window(self, start: Frames) -> tuple[Frames, Tensor | None]:
-        """One frame as a window of H, and the actions that say that the others are none."""
-        history = self.model.history
-        if history == 1:
-            return start, None
-        begin = {
-            name: value[:, None].expand(-1, history, *value.shape[1:])
-            for name, value in start.items()
-        }
-        like = next(iter(start.values()))
-        shape = (len(like), history - 1, self._action_features)
-        return begin, like.new_full(shape, no_frame(like.dtype))
 
 
 def check_planner(

@@ -34,17 +34,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grasp_planner.adapters.frames import GrowingWindow
+from grasp_planner.adapters.frames import GrowingWindow, first_window
 from grasp_planner.adapters.stable_worldmodel_models import (
     PlanCost,
     Still,
     Terms,
     check_cost,
+    done_between,
     dynamics_of,
     encoded,
-    first_window,
     history_of,
     known_actions,
+    of_rows,
     offers_dynamics,
     rows_in,
     split_objective,
@@ -139,7 +140,7 @@ class StableWorldModelSolver:
         self.dtype = torch.float32 if parameter is None else parameter.dtype
         self.device = torch.device("cpu") if parameter is None else parameter.device
         self._settings: PlannerConfig | None = None
-        self._space: tuple[int, int] = (0, 0)
+        self._envs = 0
         self._planners: dict[tuple[int, ...], Planner] = {}
         self._solved = 0
 
@@ -175,24 +176,25 @@ class StableWorldModelSolver:
             action_low=low if ours.action_low is None else ours.action_low,
             action_high=high if ours.action_high is None else ours.action_high,
         )
-        self._space = n_envs, len(low)
+        self._envs = n_envs
         self._planners.clear()
         self._solved = 0
 
     @property
     def n_envs(self) -> int:
         """Environments that were configured; a call may be for some of them."""
-        return self._configured() and self._space[0]
+        self._configured()
+        return self._envs
 
     @property
     def action_dim(self) -> int:
         """A, with the action block."""
-        return self._configured() and self._space[1]
+        return int(self._configured().action_features)
 
     @property
     def horizon(self) -> int:
         """T."""
-        return self._configured()
+        return int(self._configured().horizon)
 
     def __call__(self, info_dict: Mapping[str, Any], init_action: Tensor | None = None) -> Any:
         """`solve`."""
@@ -219,7 +221,7 @@ class StableWorldModelSolver:
             WorldModelError: the model's dynamics raised an error for every environment. What
                 `encode` or `get_cost` raise comes as it is.
         """
-        horizon = self._configured()
+        horizon = self.horizon
         with torch.inference_mode(False), torch.no_grad(), frozen(self.model):
             count = rows_in(info_dict)
             alive = self._alive(info_dict, count)
@@ -252,9 +254,11 @@ class StableWorldModelSolver:
             window = GrowingWindow(dynamics_of(self.model), step_of(self.model), history)
             latents = LatentModel(window, latents={"emb": shape}, history=history)
             planner = self.planner(latents, self._settings_for(weight, terms, shape))
-        first, past = first_window(start, info.get("action_history"), history, warm)
+        seen = start.shape[1]
+        done = done_between(seen, info.get("action_history"), warm) if history > 1 else None
+        first, past = first_window({"emb": start}, history, warm.shape[2], done)
         plan = planner.plan(
-            {"emb": first},
+            first,
             {"emb": goals[:, -1]},
             actions=warm,
             plan_ids=ids,
@@ -268,8 +272,7 @@ class StableWorldModelSolver:
 
     def _settings_for(self, weight: float, terms: list[Any], shape: tuple[int, ...]) -> Any:
         """The planner's settings for a cost of `weight |s_T - g|^2 + sum of terms`."""
-        assert self._settings is not None
-        settings: Any = self._settings
+        settings = self._configured()
         if weight == 0 and not issubclass(self.planner, BY_COST_ALONE):
             raise ValueError(
                 "the model's objective must have a GoalMSE of 'predicted_emb' and 'goal_emb' for "
@@ -283,21 +286,20 @@ class StableWorldModelSolver:
 
     def _by_cost(self, info: dict[str, Any], warm: Tensor, ids: Tensor) -> Plan:
         """The planner by the model's own cost of whole plans."""
-        assert self._settings is not None
-        cost = PlanCost(self.model, info)
-        planner = self.planner(Still(self.model), replace(self._settings, cost=cost))
+        settings = replace(self._configured(), cost=PlanCost(self.model, info))
+        planner = self.planner(Still(self.model), settings)
         nowhere = warm.new_zeros(len(warm), 1)
         which = torch.arange(len(warm), device=warm.device)
         return planner.plan(nowhere, nowhere, actions=warm, plan_ids=ids, context=which)
 
     # ------------------------------------------------------------------------------- what was asked
 
-    def _configured(self) -> int:
-        """T; an error before `configure`. (Python looks up a protocol's properties, and an
-        AttributeError is how it is told that there are none.)"""
+    def _configured(self) -> Any:
+        """The planner's settings; an error before `configure`. (Python looks up a protocol's
+        properties, and an AttributeError is how it is told that there are none.)"""
         if self._settings is None:
             raise AttributeError("the solver must be told what it plans for: call configure first")
-        return self._settings.horizon
+        return self._settings
 
     def _alive(self, info: Mapping[str, Any], count: int) -> Tensor:
         """`(B,)` bool: no NaN where there must be none."""
@@ -316,17 +318,13 @@ class StableWorldModelSolver:
 
     def _rows(self, info: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
         """What belongs to the environments `rows`, tensors in the model's dtype, on its device."""
-        chosen: dict[str, Any] = {}
+        chosen, which = {}, rows.tolist()
         for name, value in info.items():
+            value = of_rows(value, which)
             if isinstance(value, Tensor):
                 dtype = self.dtype if value.is_floating_point() else value.dtype
-                chosen[name] = value[rows.to(value.device)].to(self.device, dtype)
-            elif isinstance(value, np.ndarray):
-                chosen[name] = value[rows.numpy()]
-            elif isinstance(value, list):
-                chosen[name] = [value[row] for row in rows.tolist()]
-            else:
-                chosen[name] = value
+                value = value.to(self.device, dtype)
+            chosen[name] = value
         return chosen
 
     def _followed(self, info: dict[str, Any], warm: Tensor, known: int) -> Tensor:

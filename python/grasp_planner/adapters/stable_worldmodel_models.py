@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grasp_planner.adapters.frames import Frames, Step, no_frame
+from grasp_planner.adapters.frames import Frames, Step
 from grasp_planner.plan import Plan
 from grasp_planner.world_model import Wrapper
 
@@ -47,6 +47,13 @@ def known_actions(init_action: Any, shape: tuple[int, int, int]) -> Tensor:
     return torch.cat((init_action.detach().cpu().nan_to_num(0.0), actions[:, given[1] :]), 1)
 
 
+def of_rows(value: Any, rows: list[int]) -> Any:
+    """What belongs to the environments `rows` in an entry; all of one that has no rows."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        return value[rows]
+    return [value[row] for row in rows] if isinstance(value, list) else value
+
+
 # ---------------------------------------------------------------------------- the dynamics
 
 
@@ -59,7 +66,7 @@ def offers_dynamics(model: Any) -> bool:
     dynamics = dynamics_of(model)
     if not callable(getattr(dynamics, "encode", None)):
         return False
-    if hasattr(dynamics, "predict") and hasattr(dynamics, "action_encoder"):
+    if _predicts(dynamics):
         return True
     # PreJEPA's latents have the action inside; its rollout encodes, whatever it is given.
     inside = hasattr(dynamics, "replace_action_in_embedding")
@@ -84,8 +91,11 @@ def step_of(model: Any) -> Step:
         info = {"emb": window, "pixels": window, "action_history": actions[:, None, :-1]}
         return {"emb": dynamics.rollout(info, actions[:, None, -1:])["predicted_emb"][:, 0, -1]}
 
-    known = hasattr(dynamics, "predict") and hasattr(dynamics, "action_encoder")
-    return predicted if known else rolled_out
+    return predicted if _predicts(dynamics) else rolled_out
+
+
+def _predicts(dynamics: Any) -> bool:
+    return hasattr(dynamics, "predict") and hasattr(dynamics, "action_encoder")
 
 
 class Terms:
@@ -126,29 +136,18 @@ def encoded(model: Any, info: dict[str, Any]) -> tuple[Tensor, Tensor]:
     return start, dynamics.encode({n: v for n, v in goal.items() if n not in ACTIONS})["emb"]
 
 
-def first_window(
-    frames: Tensor, given: Any, history: int, like: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """The last `history` of the latents `(b, H, *shape)`, and the actions between them.
-
-    Where there are not so many it is filled up as `GrowingWindow` has it. `given`: the entry
-    `action_history (b, H - 1, A)`, with A of `like (b, T, A)`.
-    """
-    if history == 1:
-        return frames[:, -1], None
-    count, width = frames.shape[1], like.shape[2]
-    past = like.new_full((len(like), history - 1, width), no_frame(like.dtype))
-    if count > 1:
-        wanted = (len(like), count - 1, width)
-        if not isinstance(given, Tensor) or tuple(given.shape) != wanted:
-            found = tuple(given.shape) if isinstance(given, Tensor) else given
-            raise ValueError(
-                f"info_dict['action_history'] must be (B, H - 1, A) = {wanted} for {count} frames, "
-                f"got {found}"
-            )
-        past = torch.cat((past, given.to(past)), 1)[:, 1 - history :]
-    oldest = frames[:, :1].expand(-1, history, *frames.shape[2:])
-    return torch.cat((oldest, frames), 1)[:, -history:], past
+def done_between(frames: int, given: Any, like: Tensor) -> Tensor | None:
+    """The entry `action_history (b, H - 1, A)` of H frames, A of `like (b, T, A)`; None of one."""
+    if frames == 1:
+        return None
+    wanted = (len(like), frames - 1, like.shape[2])
+    if not isinstance(given, Tensor) or tuple(given.shape) != wanted:
+        found = tuple(given.shape) if isinstance(given, Tensor) else given
+        raise ValueError(
+            f"info_dict['action_history'] must be (B, H - 1, A) = {wanted} for {frames} frames, "
+            f"got {found}"
+        )
+    return given
 
 
 def split_objective(objective: Any, size: int) -> tuple[float, list[tuple[float, Any]]]:
@@ -245,14 +244,11 @@ class PlanCost:
         if key not in self._expanded:
             made: dict[str, Any] = {}
             for name, value in self.info.items():
-                if isinstance(value, Tensor):
-                    row = value[rows].unsqueeze(1)
-                    made[name] = row.expand(-1, samples, *row.shape[2:])
-                elif isinstance(value, np.ndarray):
-                    made[name] = np.repeat(value[rows][:, None], samples, axis=1)
-                elif isinstance(value, list):
-                    made[name] = [value[row] for row in rows]
-                else:
-                    made[name] = value
+                row = of_rows(value, rows)
+                if isinstance(row, Tensor):
+                    row = row[:, None].expand(-1, samples, *row.shape[1:])
+                elif isinstance(row, np.ndarray):
+                    row = np.repeat(row[:, None], samples, axis=1)
+                made[name] = row
             self._expanded[key] = made
         return self._expanded[key]
