@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from grasp_planner.adapters.frames import FramePlanner, Frames, check_planner
+from grasp_planner.adapters.frames import FramePlanner, Frames
 from grasp_planner.options import check_number, check_whole
 from grasp_planner.running import Moment
 from grasp_planner.world_model import frozen
@@ -104,8 +104,9 @@ class JepaPlanner:
             history=self.model.ctxt_window,
             action_features=self.action_dim,
             planner=planner,
-            settings={**check_planner(planner, settings)[1], **bounds},
+            settings=settings,
         )
+        self._planner.settings |= bounds
         self._joined: Callable[[Frames], Any] = _only_visual  # a latent as `unroll` returns it
 
     def set_objective(self, objective: Callable[..., Tensor]) -> None:

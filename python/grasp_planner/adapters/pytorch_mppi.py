@@ -114,7 +114,7 @@ class Controller:
         self.dynamics, self.running_cost = dynamics, running_cost
         self.terminal_state_cost = terminal_state_cost
         self.u_scale = check_number("u_scale", u_scale, -math.inf)
-        self.seed, self.time_budget_ms = seed, time_budget_ms
+        self.time_budget_ms = time_budget_ms
         self._like = torch.empty(0, dtype=noise_sigma.dtype, device=device)
         check_settings(settings, planner.config_type, ("action_features", "cost"))
         low, high = _box(u_min, u_max, self.nu)
