@@ -156,6 +156,28 @@ def test_the_model_is_left_as_it_was_found() -> None:
     assert all(torch.equal(value, before[name]) for name, value in wm.state_dict().items())
 
 
+def test_another_goal_is_for_the_same_planner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights are measured beside every goal; a horizon or a weight that is another counts."""
+    made: list[Any] = []
+    make = FramePlanner._made
+
+    def counted(self: FramePlanner, *given: Any) -> Any:
+        made.append(given[-1])
+        return make(self, *given)
+
+    monkeypatch.setattr(FramePlanner, "_made", counted)
+    ours = planner(model())
+    for seed in range(2, 12):
+        ours.plan(dino.observation(1, 1), dino.observation(1, seed))
+    assert len(made) == 1
+    ours.horizon = 4
+    ours.plan(dino.observation(1, 1), dino.observation(1, 2))
+    ours.objective_fn = dino.create_objective_fn(alpha=0.4, base=2)
+    ours.plan(dino.observation(1, 1), dino.observation(1, 2))
+    assert len(made) == 3
+    assert made[-1] == pytest.approx({"visual": 1 / 24, "proprio": 0.4 / 4, "tiles": 0.0})
+
+
 def test_calls_have_noise_of_their_own_and_planners_repeat() -> None:
     observations = dino.observation(3, 1), dino.observation(3, 2)
     ours = planner(model())

@@ -10,6 +10,7 @@ Symbols: B problems, N plans, T steps, H frames in a full window, A action featu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -127,6 +128,7 @@ class FramePlanner:
         self._window = GrowingWindow(owner, step, history)
         self._action_features = action_features
         self._planners: dict[Any, Planner] = {}
+        self._weights: dict[str, float] | None = None  # as they were measured first
         self._calls = 0
 
     def plan(
@@ -149,6 +151,9 @@ class FramePlanner:
         goals = {name: value[:, None] for name, value in goal.items()}
         one = {name: value[:1] for name, value in goals.items()}
         weights = squared_distance_weights(objective, one, self._action_features)
+        if weights is not None and _are_close(weights, self._weights):
+            weights = self._weights  # another goal rounds otherwise, and is for the same planner
+        self._weights = weights
         key = (horizon, objective if weights is None else tuple(weights.items()))
         if key not in self._planners:
             self._planners = {key: self._made(horizon, objective, weights)}
@@ -194,6 +199,13 @@ class FramePlanner:
             weights = dict.fromkeys(self.model.latents, 0.0)
         planner, config = PLANNERS[self.kind]
         return planner(self.model, config(**settings, goal_feature_weight=weights))
+
+
+def _are_close(weights: dict[str, float], before: dict[str, float] | None) -> bool:
+    """Whether they are the same but for rounding, by the same names."""
+    if before is None or before.keys() != weights.keys():
+        return False
+    return all(math.isclose(weights[name], before[name], rel_tol=1e-5) for name in weights)
 
 
 def check_planner(
