@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ast
 import itertools
+import os
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 from grasp_planner.distributed.launch import LaunchError, RankLostError, Ranks, ranks
+from grasp_planner.distributed.roll import Roll
 from launching import LAUNCHERS, processes
 
 TIMEOUT = 2.0
@@ -94,6 +98,23 @@ def test_a_dead_and_a_silent_rank_are_named_to_all_others() -> None:
             assert {f"{dead} is dead", f"{silent} gave no sign for 2 s"} <= lost
             assert out.endswith("out\n")
             assert "Traceback" not in error
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@pytest.mark.usefixtures("unlaunched")
+def test_a_rank_whose_end_its_parent_has_not_seen_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = dist.HashStore()
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    with child, monkeypatch.context() as patched:
+        patched.setattr(os, "getpid", lambda: child.pid)
+        Roll(store, 1, 2, TIMEOUT)
+        patched.undo()
+        roll = Roll(store, 0, 2, TIMEOUT)
+        assert roll.lost() == {}
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        name = f"rank 1 of 2 (host {socket.gethostname()}, pid {child.pid})"
+        assert roll.lost() == {1: f"{name} is dead"}
 
 
 @pytest.mark.usefixtures("unlaunched")
