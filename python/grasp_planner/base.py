@@ -37,7 +37,7 @@ class Planner(ABC):
     shard = (0, 1)
     """Of B problems, which part this planner plans, of how many: all, unless processes share."""
     share: range | None = None
-    """Of R candidates, those that are planned here; None is all, as ever of planners that sample."""
+    """Of R candidates, those that are planned here; None is all, as for planners that sample."""
 
     def __init__(self, world_model: WorldModel, config: Any = None) -> None:
         if not callable(world_model):
