@@ -144,7 +144,7 @@ def test_the_loop_never_waits_for_the_device(kind: str) -> None:
 
 
 def model_for(kind: str) -> Touchy:
-    """Forward mode allows no model that writes to its own buffers; all others do."""
+    """`torch.func` allows no model that writes to its own buffers; all other ways do."""
     model = touchy()
     if kind.endswith("matrix-free"):
         model.forward = cases.MLP.forward.__get__(model)

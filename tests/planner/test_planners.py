@@ -325,7 +325,7 @@ def test_model_calls_are_counted(kind: str) -> None:
     model = Counting()
     plan = cases.planner(kind, model).plan(start, goal)
     if kind.endswith("matrix-free"):
-        # A VJP's own evaluation waits for nothing, so it counts once; so does a JVP.
+        # A VJP's own evaluation waits for nothing, so it counts once; so does a JVP (two VJPs).
         assert plan.model_calls == model.forward
     else:
         assert plan.model_calls == model.forward + model.backward
