@@ -31,7 +31,7 @@ test: setup ## style, types and tests
 	$(MAKE) lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile -p no:benchmark
 
-test-slow: setup ## what takes minutes: full compile matrix
+test-slow: setup ## what takes minutes: every kernel for every GPU, plans through the wall, installs
 	$(BIN)/python -m pytest -m slow
 
 test-stable-worldmodel: $(SWM)/.ready ## the adapter in stable-worldmodel 0.1.1, in an environment of its own (2 GB)

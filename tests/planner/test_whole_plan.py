@@ -105,7 +105,10 @@ def test_warm_starts() -> None:
     assert (again.cost <= first.cost).all()
 
 
-@pytest.mark.parametrize(("name", "apart"), [("pointmaze-umaze", 0), ("wall-single", 1)])
+@pytest.mark.parametrize(
+    ("name", "apart"),
+    [("pointmaze-umaze", 0), pytest.param("wall-single", 1, marks=pytest.mark.slow)],
+)
 def test_shipped_tasks_have_the_same_success(name: str, apart: int) -> None:
     """With the settings of `grasp plan`: losses after 20 iterations, and who arrives.
 
