@@ -128,10 +128,9 @@ def _pushed(model: Model, at: tuple[Tensor, Tensor], tangents: tuple[Tensor, Ten
     Torch's forward mode takes every product of a tangent with a weight through Python: for a small
     MLP that is two to three times the time, and for a large one no less.
     """
-    value, pull = torch.func.vjp(model, *at)
+    value, pull = torch.func.vjp(model, *at)[:2]
     push = torch.func.vjp(pull, torch.zeros_like(value))[1]
-    (change,) = push(tangents)
-    return change
+    return push(tangents)[0]
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
