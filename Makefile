@@ -29,7 +29,7 @@ plan: setup ## plan PointMaze-UMaze, execute in MuJoCo, draw: out/plan
 
 test: setup ## style, types and tests
 	$(MAKE) lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile -p no:benchmark
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -p no:benchmark
 
 test-slow: setup ## what takes minutes: every kernel for every GPU, plans through the wall, installs
 	$(BIN)/python -m pytest -m slow

@@ -32,7 +32,6 @@ QUICK = [
     ("mlp_lifted_plan_512x3", "bfloat16", "sm_90"),
     ("mlp_sync_512x3", "bfloat16", "sm_90"),
     ("mlp_lifted_plan_tdmpc2", "bfloat16", "sm_100"),
-    ("mlp_sync_tdmpc2", "bfloat16", "sm_100"),
     ("mlp_lifted_plan_128x3", "float32", "sm_90"),
     ("mlp_rollout_128x3", "bfloat16", "gfx942"),
     ("mlp_jacobians_512x3", "bfloat16", "sm_90"),
