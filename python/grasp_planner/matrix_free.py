@@ -125,8 +125,8 @@ def matrix_free_calls(steps: int, width: int, hold: int) -> int:
 def _pushed(model: Model, at: tuple[Tensor, Tensor], tangents: tuple[Tensor, Tensor]) -> Tensor:
     """The JVP, as the transpose of a VJP, which is linear in its cotangent (Townsend, 2017).
 
-    Torch's forward mode takes every product of a tangent with a weight through Python: for a small
-    MLP that is two to three times the time, and for a large one no less.
+    Torch's forward mode takes every product of a tangent with a weight through Python, which is
+    most of a small MLP's time, and refuses autocast.
     """
     value, pull = torch.func.vjp(model, *at)[:2]
     push = torch.func.vjp(pull, torch.zeros_like(value))[1]
