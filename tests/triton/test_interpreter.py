@@ -20,6 +20,7 @@ OF_MODELS = set(Path(__file__).parent.glob("interpreted_mlp*.py"))
 
 
 @pytest.mark.interpreter
+@pytest.mark.timeout(900)  # a minute or two, where nothing else runs
 @pytest.mark.parametrize("files", [OF_MODELS, FILES - OF_MODELS], ids=["models", "steps"])
 def test_interpreted(files: set[Path]) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
