@@ -81,7 +81,7 @@ def plan_in_a_new_environment(
     if first:
         run(*pip, *first)
     run(*pip, *options, f"grasp-kernels[tasks] @ {distribution.as_uri()}", **environment)
-    arguments = ("pointmaze-umaze", "--problems", "2", "--horizon", "50", "--out", "plan")
+    arguments = ("pointmaze-umaze", "--problems", "8", "--horizon", "50", "--out", "plan")
     cache = {"XDG_CACHE_HOME": str(folder / "cache")}
     run(python.with_name("grasp"), "plan", *arguments, cwd=folder, **cache, **environment)
     report = json.loads((folder / "plan" / "plan.json").read_text())
